@@ -1,0 +1,310 @@
+"""Every control message, one frozen Struct each, by direction; protocol version and limits.
+
+A control message is one MessagePack map with a `kind`. Unknown fields are ignored, so a field may be added within a
+protocol version; unknown kinds are refused. Data frames are not here: see `codec`. Semantics: docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar, Union
+
+import msgpack
+import msgspec
+
+from agent.errors import BadMessage
+from planner.types import BoundaryType, Codec, Quantization
+
+PROTOCOL_VERSION = 1
+
+MAX_CONTROL_BYTES = 4 << 20
+"""A prompt of 131,072 ids is at most 640 KiB; four MiB also holds the longest list of allowed peers."""
+
+MAX_ARRAY_LENGTH = 1 << 20
+MAX_MAP_LENGTH = 4096
+MAX_STRING_BYTES = 64 << 10
+
+EndReason = Literal["stop", "length", "cancelled"]
+
+
+def _kebab(name: str) -> str:
+    return "".join("-" + c.lower() if c.isupper() else c for c in name).lstrip("-")
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="kind", tag=_kebab):
+    """Base of all control messages; the kind is the class name in kebab-case."""
+
+
+class StageAddress(msgspec.Struct, frozen=True):
+    """One stage of a route as its neighbours see it."""
+
+    device: str
+    endpoint: str
+    """Data endpoint, `tcp://host:port`."""
+    key: str
+    """CURVE public key, z85."""
+    start: int
+    stop: int
+
+
+class PeerKey(msgspec.Struct, frozen=True):
+    device: str
+    key: str
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How the last stage chooses a token: a pure function of logits, these parameters and the position."""
+
+    seed: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """Names a session's row in the frame that carries its first tokens (third part of a data frame)."""
+
+    row: int
+    generation: int
+    sampling: Sampling
+
+
+class HistogramSnapshot(msgspec.Struct, frozen=True):
+    """Counts per bucket of `agent.device.telemetry.BUCKETS_S` (cumulative ones are for Prometheus to make)."""
+
+    counts: tuple[int, ...]
+    sum: float
+
+
+class Telemetry(msgspec.Struct, frozen=True):
+    """Totals since the worker started; names are in `agent.device.telemetry`."""
+
+    histograms: dict[str, HistogramSnapshot] = {}
+    counters: dict[str, int] = {}
+
+
+# --- agent (supervisor) → coordinator ---------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    protocol: int
+    device: str
+    agent_version: str
+    boot_id: str
+    data_endpoint: str
+    memory_bytes: int
+    """What a model may take on this device."""
+    provider: str
+    """Execution provider that passed its inference: cpu, cuda or tensorrt."""
+    batch_invariant: bool = True
+
+
+class Heartbeat(Message, frozen=True):
+    """Sent every HEARTBEAT_INTERVAL_S; `worker_tick` grows only while the worker's own loop turns."""
+
+    worker_tick: int
+    busy: str = ""
+    """A declared long operation (loading), empty otherwise."""
+    telemetry: Telemetry = Telemetry()
+    resident_bytes: int = 0
+
+
+class LoadProgress(Message, frozen=True):
+    model: str
+    layers_done: int
+    layers_total: int
+
+
+class Loaded(Message, frozen=True):
+    model: str
+    digest: str
+    memory_bytes: int
+    seconds: float
+
+
+class MicroBatchOpened(Message, frozen=True):
+    micro_batch: int
+    epoch: int
+
+
+class MicroBatchClosed(Message, frozen=True):
+    micro_batch: int
+
+
+class Failed(Message, frozen=True):
+    """A request of the coordinator that could not be carried out."""
+
+    request: str
+    """Kind of the refused message."""
+    code: str
+    detail: str
+    micro_batch: int = -1
+
+
+class WorkerRestarted(Message, frozen=True):
+    """The worker died and a new one runs: nothing is loaded any more."""
+
+    cause: str
+    data_endpoint: str
+
+
+# --- source worker → coordinator (its own DEALER) --------------------------------------------------------------------
+
+
+class WorkerHello(Message, frozen=True):
+    protocol: int
+    device: str
+
+
+class TokenEvent(Message, frozen=True):
+    session: str
+    index: int
+    """0 for the first generated token."""
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class SessionEnded(Message, frozen=True):
+    session: str
+    reason: EndReason
+    tokens: int
+
+
+class SessionFailed(Message, frozen=True):
+    session: str
+    code: str
+    detail: str
+
+
+# --- coordinator → agent (supervisor) --------------------------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True):
+    protocol: int
+    coordinator_version: str
+    peers: tuple[PeerKey, ...]
+    """Devices that may connect to this one's data endpoint."""
+
+
+class Rejected(Message, frozen=True):
+    """The coordinator will not work with this agent; `detail` says why and names both versions where they differ."""
+
+    code: str
+    detail: str
+
+
+class Load(Message, frozen=True):
+    model: str
+    digest: str
+    resident: tuple[tuple[int, int], ...]
+    quantization: Quantization
+    block_size: int
+    boundary: BoundaryType
+    slots: int
+    context: int
+
+
+class Unload(Message, frozen=True):
+    pass
+
+
+class OpenMicroBatch(Message, frozen=True):
+    """Reserves `rows` contiguous slots and connects to the next stage; answered before its first frame."""
+
+    micro_batch: int
+    epoch: int
+    rows: int
+    chunk: int
+    """Most tokens in one prefill frame, at least 2."""
+    codec: Codec
+    stages: tuple[StageAddress, ...]
+
+
+class CloseMicroBatch(Message, frozen=True):
+    micro_batch: int
+
+
+# --- coordinator → source worker -------------------------------------------------------------------------------------
+
+
+class CoordinatorAlive(Message, frozen=True):
+    """Every second; a source that hears nothing for COORDINATOR_SILENCE_S ends its sessions."""
+
+
+class OpenSession(Message, frozen=True):
+    session: str
+    micro_batch: int
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling
+    stop_ids: tuple[int, ...] = ()
+    emitted: tuple[int, ...] = ()
+    """Tokens the client has already: replayed as decode steps, not sent again."""
+
+
+class CancelSession(Message, frozen=True):
+    session: str
+
+
+class ResumeEvents(Message, frozen=True):
+    """Send the session's events again from this index (the coordinator saw a gap or reconnected)."""
+
+    session: str
+    index: int
+
+
+FromAgent = Union[
+    Hello,
+    Heartbeat,
+    LoadProgress,
+    Loaded,
+    MicroBatchOpened,
+    MicroBatchClosed,
+    Failed,
+    WorkerRestarted,
+]
+FromSource = Union[WorkerHello, TokenEvent, SessionEnded, SessionFailed]
+ToAgent = Union[Welcome, Rejected, Load, Unload, OpenMicroBatch, CloseMicroBatch]
+ToSource = Union[CoordinatorAlive, OpenSession, CancelSession, ResumeEvents, Rejected]
+
+HEARTBEAT_INTERVAL_S = 1.0
+DEVICE_SILENCE_S = 3.5
+"""Without a heartbeat for this long a device counts as lost: three intervals and a half."""
+COORDINATOR_SILENCE_S = 30.0
+
+T = TypeVar("T")
+
+
+def encode(message: Message) -> bytes:
+    """One control message as a MessagePack map."""
+    packed: bytes = msgpack.packb(msgspec.to_builtins(message), use_bin_type=True)
+    return packed
+
+
+def decode(data: bytes | memoryview, union: type[T]) -> T:
+    """Bytes from outside to a typed message of `union` (FromAgent, ToAgent, …). Raises BadMessage, nothing else."""
+    if len(data) > MAX_CONTROL_BYTES:
+        raise BadMessage(f"control message of {len(data)} bytes, at most {MAX_CONTROL_BYTES}")
+    try:
+        raw = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=MAX_STRING_BYTES,
+            max_bin_len=0,
+            max_array_len=MAX_ARRAY_LENGTH,
+            max_map_len=MAX_MAP_LENGTH,
+            max_ext_len=0,
+        )
+    except Exception as problem:  # msgpack raises ValueError, UnicodeDecodeError and its own types
+        raise BadMessage(f"not MessagePack within limits: {problem}") from problem
+    try:
+        return msgspec.convert(raw, type=union)
+    except msgspec.ValidationError as problem:
+        kind = raw.get("kind") if isinstance(raw, dict) else None
+        raise BadMessage(f"message kind {kind!r}: {problem}") from problem
