@@ -1,0 +1,96 @@
+"""The contract between the HTTP server and whatever makes the tokens.
+
+`server.py` and `generation.py` speak only to these types; `cluster.py` implements them over the devices and
+`tests/fakes/fake_engine.py` over a script. Everything here runs on one asyncio loop; no method blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from agent.wire.messages import EndReason, Sampling, Telemetry, TokenEvent
+    from planner.model_spec import ModelSpec
+
+
+class EngineError(Exception):
+    """A session could not be opened or was lost; `code` is a key of `edgectl.failures.FAILURES`.
+
+    `detail` may name devices and places of ours: it goes to the log, not to the client. `retry_after_s` overrides
+    the table's advice of when to try again.
+    """
+
+    def __init__(self, code: str, detail: str, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a session opened now would run."""
+
+    ready: bool
+    devices_connected: int
+    devices_expected: int
+    detail: str
+    """One sentence for a person: what is missing, or "ready"."""
+
+
+class Generation(Protocol):
+    """One session: its tokens in index order, then a reason."""
+
+    def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        """Token events with indices 0, 1, 2, …, each once, at most `max_tokens`; iterated once.
+
+        A stop id ends the iteration and is not among the events. Raises EngineError when the session fails.
+        """
+        ...
+
+    @property
+    def reason(self) -> EndReason | None:
+        """Why it ended; None while it runs and after a failure."""
+        ...
+
+    def cancel(self) -> None:
+        """Ends the session on its devices. Idempotent, does not wait, harmless after the end.
+
+        An iteration under way stops with reason `cancelled`.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """A loaded model that sessions can be opened on."""
+
+    @property
+    def model(self) -> str:
+        """The name clients use."""
+        ...
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer together."""
+        ...
+
+    async def open(
+        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, stop_ids: Sequence[int]
+    ) -> Generation:
+        """Opens a session; waits at most until a row is free. Raises EngineError (`no_agent`, `queue_full`, …)."""
+        ...
+
+    def health(self) -> Health: ...
+
+    def telemetry(self) -> Mapping[str, Telemetry]:
+        """Last telemetry of each connected device, by device name; totals since that device's worker started."""
+        ...
+
+    def status(self) -> dict[str, object]:
+        """What `edgectl status` shows: a JSON object."""
+        ...
