@@ -1,0 +1,147 @@
+"""What a worker measures: histograms with fixed buckets and counters, taken out as one snapshot.
+
+Recording is cheap (under a microsecond) and belongs to one thread; reading may happen from another. The clock is the
+caller's: only durations come in. Snapshots are totals since the worker started; `difference` gives a period.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from typing import Literal, get_args
+
+from agent.errors import RefusalReason
+from agent.wire.messages import HistogramSnapshot, Telemetry
+
+HistogramName = Literal[
+    "decode_compute_seconds",
+    "decode_held_seconds",
+    "decode_step_seconds",
+    "decode_wait_seconds",
+    "decode_wire_seconds",
+    "prefill_compute_seconds",
+    "prefill_wire_seconds",
+    "sample_seconds",
+]
+"""compute: layers of this stage in one run. held: frame received to answer sent, everything downstream included.
+wire: send to answer less the time held downstream. wait: a stage idle between two steps of a micro-batch.
+step: one token to the next at the source. sample: choosing a token at the last stage."""
+
+CounterName = Literal[
+    "bytes_sent",
+    "decode_bytes_sent",
+    "decode_frames_sent",
+    "duplicates_dropped",
+    "frames_received",
+    "frames_resent",
+    "frames_sent",
+    "handshakes_refused",
+    "residual_saturated",
+    "tokens_sampled",
+]
+"""residual_saturated counts hidden-state elements that did not fit the boundary type."""
+
+REFUSED_PREFIX = "frames_refused:"
+
+_PER_DECADE = 8
+BUCKETS_S: tuple[float, ...] = tuple(10 ** (power / _PER_DECADE - 5) for power in range(7 * _PER_DECADE + 1))
+"""Upper bounds of the buckets, log-spaced from 10 µs to 100 s, each 1.33 times the one before; a value on a bound
+belongs to the bucket it closes, and one last bucket holds what is longer."""
+
+
+class Histogram:
+    """Counts per bucket of BUCKETS_S and the sum of what was observed, in seconds."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.sum += seconds
+
+    def snapshot(self) -> HistogramSnapshot:
+        return HistogramSnapshot(counts=tuple(self.counts), sum=self.sum)
+
+
+class TelemetryRecorder:
+    """The histograms and counters of one worker."""
+
+    def __init__(self) -> None:
+        self._histograms = {name: Histogram() for name in get_args(HistogramName)}
+        self._counters: dict[str, int] = dict.fromkeys(get_args(CounterName), 0)
+
+    def observe(self, name: HistogramName, seconds: float) -> None:
+        """Record a duration."""
+        self._histograms[name].observe(seconds)
+
+    def add(self, name: CounterName, amount: int = 1) -> None:
+        """Count `amount` more."""
+        self._counters[name] += amount
+
+    def refused(self, reason: RefusalReason) -> None:
+        """Count a refused data frame under its reason."""
+        name = REFUSED_PREFIX + reason.value
+        self._counters[name] = self._counters.get(name, 0) + 1
+
+    def snapshot(self) -> Telemetry:
+        """Totals since the start; histograms that saw nothing and counters at zero are left out."""
+        return Telemetry(
+            histograms={name: h.snapshot() for name, h in self._histograms.items() if any(h.counts)},
+            counters={name: count for name, count in tuple(self._counters.items()) if count},
+        )
+
+
+def count(histogram: HistogramSnapshot) -> int:
+    """How many durations were observed."""
+    return sum(histogram.counts)
+
+
+def mean(histogram: HistogramSnapshot) -> float:
+    """Exact mean in seconds, nan when nothing was observed."""
+    total = count(histogram)
+    return histogram.sum / total if total else math.nan
+
+
+def quantile(histogram: HistogramSnapshot, fraction: float) -> float:
+    """Estimate of a quantile in seconds, off by at most the width of its bucket; nan when nothing was observed.
+
+    Interpolates geometrically inside the bucket; what lies past the last bound is reported as that bound.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction {fraction} is outside 0 to 1")
+    rank = fraction * count(histogram)
+    below = 0
+    for index, in_bucket in enumerate(histogram.counts):
+        if in_bucket and below + in_bucket >= rank:
+            upper = BUCKETS_S[min(index, len(BUCKETS_S) - 1)]
+            lower = BUCKETS_S[index - 1] if index else BUCKETS_S[0] * BUCKETS_S[0] / BUCKETS_S[1]
+            return float(min(lower, upper) * (upper / min(lower, upper)) ** ((rank - below) / in_bucket))
+        below += in_bucket
+    return math.nan
+
+
+def difference(later: Telemetry, earlier: Telemetry) -> Telemetry:
+    """What happened between two snapshots of one worker; after a restart (a total shrank) it is `later` itself."""
+    shrunk = any(later.counters.get(name, 0) < total for name, total in earlier.counters.items())
+    shrunk |= any(
+        name not in later.histograms or count(later.histograms[name]) < count(histogram)
+        for name, histogram in earlier.histograms.items()
+    )
+    if shrunk:
+        return later
+    empty = HistogramSnapshot(counts=(0,) * (len(BUCKETS_S) + 1), sum=0.0)
+    return Telemetry(
+        histograms={
+            name: HistogramSnapshot(
+                counts=tuple(
+                    a - b for a, b in zip(new.counts, earlier.histograms.get(name, empty).counts, strict=True)
+                ),
+                sum=new.sum - earlier.histograms.get(name, empty).sum,
+            )
+            for name, new in later.histograms.items()
+        },
+        counters={name: total - earlier.counters.get(name, 0) for name, total in later.counters.items()},
+    )
