@@ -266,7 +266,7 @@ def _boolean(name: str, value: object) -> bool:
 def _rows(rows: object) -> tuple[RowRef, ...]:
     if type(rows) is not tuple or len(rows) > MAX_ROWS:
         raise FrameRefused(RefusalReason.ROW, f"at most {MAX_ROWS} rows expected")
-    refs = []
+    refs: list[RowRef] = []
     for entry in rows:
         if type(entry) is not tuple or len(entry) != 3:
             raise FrameRefused(RefusalReason.ROW, "row, generation and position expected")
