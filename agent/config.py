@@ -161,8 +161,10 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
 
 def toml_text(values: Mapping[str, str | int | bool]) -> str:
     """The lines of a TOML table of plain values, as `edge-agent init` writes them."""
-    # A JSON string of ASCII characters is a TOML basic string, and true and false are spelled alike.
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    # JSON spells numbers, booleans and strings like TOML, which only wants DEL escaped and surrogate pairs unescaped.
+    return "".join(
+        f"{key} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f") for key, value in values.items()
+    )
 
 
 _PATHS = frozenset({"models_dir", "cache_dir", "key_file"})
