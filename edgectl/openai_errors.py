@@ -1,0 +1,38 @@
+"""Errors in OpenAI's shape. They carry no paths and no tracebacks: only our own sentences reach a client."""
+
+from __future__ import annotations
+
+import math
+
+from edgectl.engine import EngineError
+from edgectl.failures import failure_of
+
+
+class ApiError(Exception):
+    """An HTTP request that is answered with an error; status and type come from the table of failures."""
+
+    def __init__(
+        self, code: str, message: str | None = None, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        failure = failure_of(code)
+        super().__init__(message or failure.message)
+        self.code = code
+        self.message = message or failure.message
+        self.param = param
+        self.http_status = failure.http_status
+        self.kind = failure.kind
+        self.retry_after_s = failure.retry_after_s if retry_after_s is None else retry_after_s
+
+    @classmethod
+    def of_engine(cls, error: EngineError) -> ApiError:
+        """The client's view of an EngineError: the table's sentence, never the detail."""
+        return cls(error.code, retry_after_s=error.retry_after_s)
+
+    def body(self) -> dict[str, object]:
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """Retry-After in whole seconds, at least 1, where the table or the engine gives advice (RFC 9110, 10.2.3)."""
+        if self.retry_after_s is None:
+            return {}
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
