@@ -1,0 +1,254 @@
+"""ClusterConfig: the coordinator's settings and the list of devices, read once at start and never changed.
+
+Owns the file format of cluster.toml and where it is looked for. Precedence: command-line flag, then
+`EDGE_COORDINATOR__<KEY>` in the environment, then the file, then the default written here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from agent.config import DEVICE_NAME, Z85_KEY
+from agent.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENV_PREFIX = "EDGE_COORDINATOR__"
+FILE_NAME = "cluster.toml"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+_PATH_KEYS = frozenset({"key_file", "api_keys_file", "state_dir"})
+
+
+class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The `[coordinator]` table; the docstring under a field is its documentation."""
+
+    bind: str = "tcp://127.0.0.1:5570"
+    """Control endpoint the agents connect to."""
+
+    key_file: Path = Path("coordinator.key")
+    """Secret CURVE key of the coordinator, made by `edgectl init`; readable by its owner only."""
+
+    http: str = "127.0.0.1:8080"
+    """Where the OpenAI-compatible API listens. Another address than loopback needs `api_keys_file`."""
+
+    api_keys_file: Path | None = None
+    """One SHA-256 of an API key per line, in hex. None: no key is asked for."""
+
+    state_dir: Path | None = None
+    """Where the start counter is kept. Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/edgectl."""
+
+
+class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One `[[devices]]` table: a device that may join, and the key that proves it is this one."""
+
+    name: str
+    """The `name` of the device's agent.toml."""
+
+    key: str
+    """Public CURVE key printed by `edge-agent init` there, 40 characters of z85."""
+
+
+class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster: its coordinator and its devices, the source of the default plan first."""
+
+    coordinator: CoordinatorConfig = CoordinatorConfig()
+    devices: tuple[DeviceConfig, ...] = ()
+
+    def device_names(self) -> tuple[str, ...]:
+        return tuple(device.name for device in self.devices)
+
+
+class HttpAddress(NamedTuple):
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """What a client on this machine can open."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def find_cluster_file(given: Path | None, env: Mapping[str, str], directory: Path = Path()) -> Path:
+    """The file of `--cluster`, else ./cluster.toml, else the configuration directories'. Raises ConfigError."""
+    if given is not None:
+        if not given.is_file():
+            raise ConfigError(f"{given}: no such file; `edgectl init` makes one")
+        return given
+    places = cluster_file_places(env, directory)
+    for place in places:
+        if place.is_file():
+            return place
+    looked = ", ".join(str(place) for place in places)
+    raise ConfigError(f"no {FILE_NAME} (looked for {looked}); `edgectl init` makes one, --cluster names another")
+
+
+def cluster_file_places(env: Mapping[str, str], directory: Path = Path()) -> tuple[Path, ...]:
+    """Where cluster.toml is looked for without `--cluster`, in order."""
+    home = env.get("XDG_CONFIG_HOME") or str(Path(env.get("HOME", "~")).expanduser() / ".config")
+    return directory / FILE_NAME, Path(home) / "edgectl" / FILE_NAME, Path("/etc/edgectl") / FILE_NAME
+
+
+def load_config(path: Path, env: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> ClusterConfig:
+    """The cluster of a file; `flags` override keys of `[coordinator]`, those that are None were not given.
+
+    Relative paths of the file are relative to the file, those of flags and environment to the working directory.
+    Raises ConfigError naming the source and the key and, for an unknown key, the nearest known one.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise ConfigError(f"{path}: {problem}") from problem
+    _refuse_unknown(str(path), "", raw, ClusterConfig)
+    table = raw.get("coordinator", {})
+    devices = raw.get("devices", [])
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: coordinator: expected a table, [coordinator]")
+    if not isinstance(devices, list) or not all(isinstance(device, dict) for device in devices):
+        raise ConfigError(f"{path}: devices: expected an array of tables, [[devices]]")
+    coordinator = _coordinator(path, table, env, flags or {})
+    for index, device in enumerate(devices):
+        _refuse_unknown(str(path), f"devices[{index}].", device, DeviceConfig)
+    config = ClusterConfig(
+        coordinator=coordinator,
+        devices=tuple(_typed(device, DeviceConfig, str(path), f"devices[{n}].") for n, device in enumerate(devices)),
+    )
+    _check_devices(str(path), config.devices)
+    return config
+
+
+def parse_http(text: str) -> HttpAddress:
+    """`host:port`, IPv6 hosts in brackets. Raises ValueError."""
+    parts = urlsplit(f"//{text}")
+    if parts.hostname is None or parts.port is None or parts.path:
+        raise ValueError(f"{text!r} is not host:port, like 127.0.0.1:8080")
+    return HttpAddress(parts.hostname, parts.port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_api_keys(path: Path) -> frozenset[str]:
+    """SHA-256 digests of the API keys, hex. Empty lines and lines with # are comments. Raises ConfigError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path}: {problem}") from problem
+    digests = set()
+    for number, line in enumerate(lines, start=1):
+        digest = line.split("#", 1)[0].strip().lower()
+        if not digest:
+            continue
+        if not _SHA256.fullmatch(digest):
+            # The line itself is not shown: it may be an API key that somebody forgot to hash.
+            raise ConfigError(f"{path}:{number}: not a SHA-256 in hex; write the output of `printf %s KEY | sha256sum`")
+        digests.add(digest)
+    if not digests:
+        raise ConfigError(f"{path}: holds no API key")
+    return frozenset(digests)
+
+
+def state_directory(config: CoordinatorConfig, env: Mapping[str, str]) -> Path:
+    """Where the coordinator keeps what must survive a restart."""
+    if config.state_dir is not None:
+        return config.state_dir
+    if env.get("STATE_DIRECTORY"):
+        return Path(env["STATE_DIRECTORY"].split(":")[0])
+    home = env.get("XDG_STATE_HOME") or str(Path(env.get("HOME", "~")).expanduser() / ".local" / "state")
+    return Path(home) / "edgectl"
+
+
+def _coordinator(
+    path: Path, table: dict[str, Any], env: Mapping[str, str], flags: Mapping[str, str | None]
+) -> CoordinatorConfig:
+    values: dict[str, Any] = {"key_file": path.parent / "coordinator.key"}
+    sources: dict[str, str] = {}
+    from_env = {key[len(ENV_PREFIX) :].lower(): value for key, value in env.items() if key.startswith(ENV_PREFIX)}
+    given = {key: value for key, value in flags.items() if value is not None}
+    layers: tuple[tuple[str, Mapping[str, Any], Path], ...] = (
+        (str(path), table, path.parent),
+        ("environment", from_env, Path()),
+        ("command line", given, Path()),
+    )
+    for source, settings, base in layers:
+        _refuse_unknown(
+            source, ENV_PREFIX.lower() if source == "environment" else "coordinator.", settings, CoordinatorConfig
+        )
+        for key, value in settings.items():
+            is_path = key in _PATH_KEYS and isinstance(value, str)
+            values[key] = base / Path(value).expanduser() if is_path else value
+            sources[key] = source
+    config = _typed(values, CoordinatorConfig, str(path), "coordinator.")
+    try:
+        parse_http(config.http)
+    except ValueError as problem:
+        raise ConfigError(f"{sources.get('http', path)}: coordinator.http: {problem}") from problem
+    if not re.fullmatch(r"tcp://\S+:(\d+|\*)", config.bind):
+        source = sources.get("bind", str(path))
+        raise ConfigError(f"{source}: coordinator.bind: {config.bind!r} is not an endpoint, like tcp://0.0.0.0:5570")
+    return config
+
+
+def _check_devices(source: str, devices: Sequence[DeviceConfig]) -> None:
+    names: set[str] = set()
+    owners: dict[str, str] = {}
+    for index, device in enumerate(devices):
+        where = f"{source}: devices[{index}]"
+        if not DEVICE_NAME.fullmatch(device.name):
+            raise ConfigError(f"{where}.name: {device.name!r}; use lower-case letters, digits, dot, dash (at most 63)")
+        if not Z85_KEY.fullmatch(device.key):
+            raise ConfigError(
+                f"{where}.key: device {device.name} needs a public key of 40 z85 characters, got {len(device.key)}; "
+                "`edge-agent init` on that device prints it"
+            )
+        if device.name in names:
+            raise ConfigError(f"{where}.name: device {device.name} is listed twice")
+        if device.key in owners:
+            raise ConfigError(
+                f"{where}.key: {device.name} has the key of {owners[device.key]}; every device has its own"
+            )
+        names.add(device.name)
+        owners[device.key] = device.name
+
+
+def _refuse_unknown(source: str, prefix: str, table: Mapping[str, Any], struct: type[msgspec.Struct]) -> None:
+    known = struct.__struct_fields__
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"{source}: unknown key {prefix}{key}; {advice}")
+
+
+def _typed(values: Mapping[str, Any], struct: type[StructT], source: str, prefix: str) -> StructT:
+    try:
+        return msgspec.convert(dict(values), struct, dec_hook=_path_hook)
+    except msgspec.ValidationError as problem:
+        message, _, place = str(problem).partition(" - at `$")
+        raise ConfigError(f"{source}: {prefix}{place.strip('.`')}: {message}") from problem
+
+
+def _path_hook(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, Path):
+        return value
+    raise TypeError(f"expected a path, got {type(value).__name__}")
