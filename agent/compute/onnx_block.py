@@ -1,0 +1,179 @@
+"""One block in one ONNX Runtime session, with its KV pools bound in place.
+
+A binding holds raw addresses: the KV pools' from the first slot on, for `past` and `present` alike, and those of the
+buffers that all blocks of an executor share. It is made once per (slot, rows) and then only the two hidden tensors are
+bound again when the number of tokens changes, so a decode step allocates and binds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.compute.kv_cache import KvLayout
+from agent.compute.onnx_session import device_value
+from planner.types import LayerRange
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+Float32 = NDArray[np.float32]
+
+
+class StepBuffers:
+    """Host memory shared by every block: two hidden buffers that take turns, and the lengths of the rows.
+
+    Blocks with an even number read the first buffer and write the second, odd ones the other way round.
+    """
+
+    def __init__(self, slots: int, hidden_size: int) -> None:
+        self.hidden_size = hidden_size
+        self.seqlens_k = np.zeros(slots, np.int32)
+        self.total_len = np.zeros(1, np.int32)
+        self.saturated = np.zeros(1, np.int32)
+        self.tokens = 0
+        self.generation = 0
+        """Raised when the hidden buffers move: every binding made before is stale."""
+        self._flat: tuple[Float32, Float32] = (np.empty(0, np.float32), np.empty(0, np.float32))
+        self._views: dict[tuple[int, int], tuple[Float32, Float32]] = {}
+
+    def views(self, rows: int, tokens: int) -> tuple[Float32, Float32]:
+        """Both buffers as [rows, tokens, H]."""
+        found = self._views.get((rows, tokens))
+        if found is not None:
+            return found
+        if rows * tokens > self.tokens:
+            self.tokens = rows * tokens
+            size = self.tokens * self.hidden_size
+            self._flat = (np.zeros(size, np.float32), np.zeros(size, np.float32))
+            self._views.clear()
+            self.generation += 1
+        shape = (rows, tokens, self.hidden_size)
+        size = rows * tokens * self.hidden_size
+        made = (self._flat[0][:size].reshape(shape), self._flat[1][:size].reshape(shape))
+        self._views[rows, tokens] = made
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        return self._flat[0].nbytes + self._flat[1].nbytes
+
+
+@dataclass(slots=True)
+class _Binding:
+    io: ort.IOBinding
+    tokens: int
+    generation: int
+
+
+class KvPool:
+    """Keys and values of some layers, on the host or on a device."""
+
+    def __init__(self, layers: LayerRange, layout: KvLayout, dtype: type[np.floating[Any]], device: str) -> None:
+        self.layout = layout
+        self.dtype = dtype
+        self.device = device
+        self._memory: list[object] = []
+        self._addresses: list[tuple[str, str, int]] = []
+        for layer in layers:
+            for part in "kv":
+                address = self._host_pool() if device == "cpu" else self._device_pool()
+                self._addresses.append((f"past_{part}.{layer}", f"present_{part}.{layer}", address))
+
+    def _host_pool(self) -> int:
+        pool = np.empty(self.layout.shape(self.layout.slots), self.dtype)
+        # Written now, so that a pool for which there is no memory fails here and not in the middle of a session.
+        pool.fill(0)
+        self._memory.append(pool)
+        return pool.ctypes.data
+
+    def _device_pool(self) -> int:
+        value = device_value(self.layout.shape(self.layout.slots), self.dtype, self.device)
+        self._memory.append(value)
+        return int(value.data_ptr())
+
+    def bind(self, io: ort.IOBinding, slot: int, rows: int) -> None:
+        """Bind the slots `slot .. slot + rows - 1` as past and present of every layer."""
+        shape = list(self.layout.shape(rows))
+        offset = self.layout.offset_bytes(slot, rows)
+        for past, present, address in self._addresses:
+            io.bind_input(past, self.device, 0, self.dtype, shape, address + offset)
+            io.bind_output(present, self.device, 0, self.dtype, shape, address + offset)
+
+
+class OnnxBlock:
+    """Runs one block's session over rows of the KV pool."""
+
+    def __init__(
+        self,
+        layers: LayerRange,
+        number: int,
+        session: ort.InferenceSession,
+        pool: KvPool,
+        tables: Mapping[str, ort.OrtValue],
+        buffers: StepBuffers,
+        counts_saturation: bool,
+    ) -> None:
+        self.layers = layers
+        self.source = number % 2
+        """Which of the two hidden buffers this block reads."""
+        self._session = session
+        self._pool = pool
+        self._tables = tables
+        self._buffers = buffers
+        self._counts_saturation = counts_saturation
+        self._bindings: dict[tuple[int, int], _Binding] = {}
+        self._copies_inputs = pool.device != "cpu"
+
+    def run(self, slot: int, rows: int, tokens: int) -> int:
+        """Compute the block over the hidden buffer; returns how many residual elements its graph clipped.
+
+        Lengths and positions must have been checked: ONNX Runtime before 1.26 does not check them.
+        """
+        buffers = self._buffers
+        binding = self._bindings.get((slot, rows))
+        if binding is None:
+            binding = _Binding(self._session.io_binding(), 0, 0)
+            self._pool.bind(binding.io, slot, rows)
+            for name, table in self._tables.items():
+                binding.io.bind_ortvalue_input(name, table)
+            self._bindings[slot, rows] = binding
+        if binding.tokens != tokens or binding.generation != buffers.generation or self._copies_inputs:
+            self._bind_buffers(binding.io, rows, tokens)
+            binding.tokens, binding.generation = tokens, buffers.generation
+        self._session.run_with_iobinding(binding.io)
+        return int(buffers.saturated[0]) if self._counts_saturation else 0
+
+    def _bind_buffers(self, io: ort.IOBinding, rows: int, tokens: int) -> None:
+        """Bind host memory. For a device's session ONNX Runtime copies inputs at this moment, so it is done each run."""
+        buffers = self._buffers
+        views = buffers.views(rows, tokens)
+        source, target = views[self.source], views[1 - self.source]
+        shape = list(source.shape)
+        io.bind_input("hidden", "cpu", 0, np.float32, shape, source.ctypes.data)
+        io.bind_input("seqlens_k", "cpu", 0, np.int32, [rows], buffers.seqlens_k.ctypes.data)
+        io.bind_input("total_len", "cpu", 0, np.int32, [1], buffers.total_len.ctypes.data)
+        io.bind_output("hidden_out", "cpu", 0, np.float32, shape, target.ctypes.data)
+        if self._counts_saturation:
+            io.bind_output("saturated", "cpu", 0, np.int32, [1], buffers.saturated.ctypes.data)
+
+
+class OnnxHead:
+    """Final norm and output matrix."""
+
+    def __init__(self, session: ort.InferenceSession, vocab_size: int) -> None:
+        self._session = session
+        self._vocab_size = vocab_size
+
+    def run(self, hidden: Float32) -> Float32:
+        """Hidden states [n, H] to fresh logits [n, V]."""
+        logits = np.empty((hidden.shape[0], self._vocab_size), np.float32)
+        io = self._session.io_binding()
+        io.bind_input("hidden", "cpu", 0, np.float32, list(hidden.shape), hidden.ctypes.data)
+        io.bind_output("logits", "cpu", 0, np.float32, list(logits.shape), logits.ctypes.data)
+        self._session.run_with_iobinding(io)
+        return logits

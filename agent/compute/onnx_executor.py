@@ -1,0 +1,246 @@
+"""The Executor that computes layers with ONNX Runtime.
+
+Owns sessions, KV pools and buffers of one model on one device. Everything that comes from outside is checked here
+before ONNX Runtime sees it. See ARCHITECTURE.md for blocks, slots and the boundary type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.compute.kernels import round_to_boundary
+from agent.compute.kv_cache import KvLayout
+from agent.compute.layer_graph import (
+    CPU_FEATURES,
+    CUDA_FEATURES,
+    BlockGraph,
+    ProviderFeatures,
+    WeightPlan,
+    build_block,
+    build_head,
+)
+from agent.compute.onnx_block import KvPool, OnnxBlock, OnnxHead, StepBuffers
+from agent.compute.onnx_session import SessionSettings, open_session, shared_value
+from agent.compute.quantize import make_arrays
+from agent.compute.rope import rotation_tables
+from planner.model_spec import ModelSpec
+from planner.types import BoundaryType, LayerRange, Quantization
+
+Float32 = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+"""Called with (layers done, layers in all) while weights are read."""
+
+
+class Weights(Protocol):
+    """What the executor asks of a checkpoint."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """A view of the memory map in the checkpoint's own type; raises BadCheckpoint when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSettings:
+    """What an executor is loaded with."""
+
+    resident: tuple[LayerRange, ...]
+    slots: int
+    context: int
+    quantization: Quantization = "int4"
+    block_size: int = 32
+    boundary: BoundaryType = "fp16"
+    session: SessionSettings = field(default_factory=lambda: SessionSettings(threads=1))
+    cuts: tuple[int, ...] | None = None
+    """Layers at which blocks begin; None cuts at every layer on the CPU and at none elsewhere."""
+
+
+def _no_progress(done: int, total: int) -> None:
+    """The default of `OnnxExecutor.load`."""
+
+
+class OnnxExecutor:
+    """Satisfies `agent.compute.executor.Executor`; made by `load`."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        settings: ExecutorSettings,
+        blocks: Sequence[OnnxBlock],
+        head: OnnxHead | None,
+        embedding: NDArray[Any] | None,
+        buffers: StepBuffers,
+    ) -> None:
+        self.spec = spec
+        self.resident = settings.resident
+        self.slots = settings.slots
+        self.context = settings.context
+        self.boundary: BoundaryType = settings.boundary
+        self._blocks = list(blocks)
+        self._head = head
+        self._embedding = embedding
+        self._buffers = buffers
+        self._held = np.zeros((len(self._blocks), settings.slots), np.int64)
+        self._paths: dict[LayerRange, tuple[int, int]] = {}
+        self._saturated = 0
+
+    @classmethod
+    def load(cls, checkpoint: Weights, settings: ExecutorSettings, progress: Progress = _no_progress) -> OnnxExecutor:
+        """Read the resident layers, and embedding and head with the first and last layer.
+
+        Raises ValueError for settings that contradict the model, BadCheckpoint for missing or misshapen tensors.
+        """
+        spec = checkpoint.spec
+        on_cpu = settings.session.providers[0] == "CPUExecutionProvider"
+        features = CPU_FEATURES if on_cpu else CUDA_FEATURES
+        _check_settings(spec, settings, features)
+        element = np.float32 if features.compute == "fp32" else np.float16
+        layout = KvLayout.of(spec, settings.slots, settings.context, element(0).nbytes)
+        device = "cpu" if on_cpu else "cuda"
+        cos, sin = (table.astype(element) for table in rotation_tables(spec, layout.capacity))
+        tables = {"cos": shared_value(cos, device), "sin": shared_value(sin, device)}
+        plan = WeightPlan(settings.quantization, settings.block_size)
+        buffers = StepBuffers(settings.slots, spec.hidden_size)
+        cuts = _cut(settings, on_cpu)
+        total = sum(map(len, cuts))
+        done = 0
+        blocks: list[OnnxBlock] = []
+        progress(0, total)
+        for number, layers in enumerate(cuts):
+            graph = build_block(spec, layers, plan, settings.boundary, features, layout.capacity)
+            session = open_session(graph.model, settings.session, _arrays(graph, checkpoint))
+            pool = KvPool(layers, layout, element, device)
+            blocks.append(OnnxBlock(layers, number, session, pool, tables, buffers, graph.counts_saturation))
+            done += len(layers)
+            progress(done, total)
+        head = None
+        if any(layers.stop == spec.num_layers for layers in settings.resident):
+            graph = build_head(spec, plan, features)
+            head = OnnxHead(open_session(graph.model, settings.session, _arrays(graph, checkpoint)), spec.vocab_size)
+        has_first = any(layers.start == 0 for layers in settings.resident)
+        embedding = checkpoint.tensor("model.embed_tokens.weight") if has_first else None
+        return cls(spec, settings, blocks, head, embedding, buffers)
+
+    def embed(self, tokens: NDArray[np.int64]) -> Float32:
+        """Token ids [n, s] to fresh hidden states [n, s, H]; raises ValueError for an id outside the vocabulary."""
+        if self._embedding is None:
+            raise ValueError(f"embedding: layer 0 is not resident here, {_listed(self.resident)} are")
+        if tokens.ndim != 2 or tokens.size == 0 or not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(f"embedding: tokens are {tokens.dtype} {tokens.shape}, expected integers [n, s]")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.spec.vocab_size:
+            raise ValueError(f"embedding: token ids {low} to {high} do not lie in 0 to {self.spec.vocab_size - 1}")
+        return self._embedding[tokens].astype(np.float32, copy=False)
+
+    def forward(self, layers: LayerRange, hidden: Float32, slot: int, positions: Sequence[int]) -> Float32:
+        """See `Executor.forward`; a position beyond what a slot holds is refused as well."""
+        first, last = self._path(layers)
+        rows, tokens = self._checked(hidden, first, last, slot, positions)
+        buffers = self._buffers
+        views = buffers.views(rows, tokens)
+        lengths = [position + tokens for position in positions]
+        for row, length in enumerate(lengths):
+            buffers.seqlens_k[row] = length - 1
+        buffers.total_len[0] = max(lengths)
+        blocks = self._blocks[first:last]
+        np.copyto(views[blocks[0].source], hidden)
+        self._held[first:last, slot : slot + rows] = lengths
+        for block in blocks:
+            self._saturated += block.run(slot, rows, tokens)
+            self._saturated += round_to_boundary(views[1 - block.source], self.boundary)
+        return views[1 - blocks[-1].source]
+
+    def logits(self, hidden: Float32) -> Float32:
+        """Hidden states [n, H] to fresh logits [n, V]."""
+        if self._head is None:
+            raise ValueError(f"head: layer {self.spec.num_layers - 1} is not resident here")
+        if hidden.ndim != 2 or hidden.shape[0] < 1 or hidden.shape[1] != self.spec.hidden_size:
+            raise ValueError(f"head: hidden states are {hidden.shape}, expected [n, {self.spec.hidden_size}]")
+        return self._head.run(np.ascontiguousarray(hidden, np.float32))
+
+    def saturated(self) -> int:
+        return self._saturated
+
+    def close(self) -> None:
+        """Drop every session, pool and buffer."""
+        self._blocks.clear()
+        self._paths.clear()
+        self._head = None
+        self._embedding = None
+
+    def _path(self, layers: LayerRange) -> tuple[int, int]:
+        """Indices of the blocks that make up `layers`."""
+        found = self._paths.get(layers)
+        if found is not None:
+            return found
+        starts = {block.layers.start: index for index, block in enumerate(self._blocks)}
+        stops = {block.layers.stop: index + 1 for index, block in enumerate(self._blocks)}
+        inside = any(resident.covers(layers) for resident in self.resident)
+        if not inside or layers.start not in starts or layers.stop not in stops:
+            blocks = [block.layers for block in self._blocks]
+            raise ValueError(f"layers {layers} are not resident whole blocks; the blocks are {_listed(blocks)}")
+        self._paths[layers] = (starts[layers.start], stops[layers.stop])
+        return self._paths[layers]
+
+    def _checked(self, hidden: Float32, first: int, last: int, slot: int, positions: Sequence[int]) -> tuple[int, int]:
+        """Rows and tokens of a run that may reach ONNX Runtime; ValueError otherwise."""
+        if hidden.ndim != 3 or hidden.shape[2] != self.spec.hidden_size or hidden.dtype != np.float32:
+            raise ValueError(
+                f"hidden states are {hidden.dtype} {hidden.shape}, expected float32 [n, s, {self.spec.hidden_size}]"
+            )
+        rows, tokens = hidden.shape[0], hidden.shape[1]
+        if rows < 1 or tokens < 1 or (rows > 1 and tokens > 1):
+            raise ValueError(f"{rows} rows of {tokens} tokens: a run is one row or one token per row")
+        if slot < 0 or slot + rows > self.slots:
+            raise ValueError(f"slots {slot} to {slot + rows - 1} do not lie in 0 to {self.slots - 1}")
+        if len(positions) != rows:
+            raise ValueError(f"{len(positions)} positions for {rows} rows")
+        capacity = self.context + 1
+        held = self._held[first:last, slot : slot + rows].min(axis=0).tolist()
+        for row, position in enumerate(positions):
+            if not 0 <= position <= held[row] or position + tokens > capacity:
+                raise ValueError(
+                    f"slot {slot + row}: {tokens} tokens at position {position}; "
+                    f"the slot holds {held[row]} tokens and has room for {capacity}"
+                )
+        return rows, tokens
+
+
+def _arrays(graph: BlockGraph, checkpoint: Weights) -> Any:
+    """One weight's arrays after the other, read through the memory map."""
+    return (make_arrays(weight, checkpoint.tensor) for weight in graph.weights)
+
+
+def _cut(settings: ExecutorSettings, on_cpu: bool) -> list[LayerRange]:
+    """Blocks of the resident ranges in order."""
+    blocks: list[LayerRange] = []
+    for resident in settings.resident:
+        cuts = settings.cuts if settings.cuts is not None else tuple(resident if on_cpu else ())
+        edges = sorted({resident.start, resident.stop, *(cut for cut in cuts if cut in resident)})
+        blocks += [LayerRange(*pair) for pair in zip(edges, edges[1:], strict=False)]
+    return blocks
+
+
+def _check_settings(spec: ModelSpec, settings: ExecutorSettings, features: ProviderFeatures) -> None:
+    stop = 0
+    if not settings.resident:
+        raise ValueError("no layers to load")
+    for layers in settings.resident:
+        if layers.start < stop or layers.stop > spec.num_layers:
+            raise ValueError(
+                f"resident layers {_listed(settings.resident)} must rise, not overlap, and end by {spec.num_layers}"
+            )
+        stop = layers.stop
+    wide, narrow = ("fp32", "fp16") if features.compute == "fp32" else ("fp16", "fp32")
+    if settings.quantization == narrow:
+        raise ValueError(f"{narrow} weights do not run on {settings.session.providers[0]}; choose {wide}, int8 or int4")
+
+
+def _listed(ranges: Sequence[LayerRange]) -> str:
+    return ", ".join(map(str, ranges))
