@@ -52,6 +52,8 @@ class Order:
     """Devices to use, in the order of cluster.toml."""
     min_devices: int
     """Plan with this many when no more come; equal to the number of devices when all are needed."""
+    source: str | None = None
+    """The device that must hold layer 0; None leaves it to the plan."""
 
 
 class Deployment:
@@ -166,6 +168,8 @@ class Deployment:
         present = len(self.order.devices) - missing
         if missing == 0:
             return True
+        if self.order.source is not None and not self._table[self.order.source].is_present:
+            return False
         return present >= self.order.min_devices and now - self._arrived >= SETTLE_S
 
     def _make_plan(self) -> list[Effect]:
