@@ -1,0 +1,62 @@
+// One element at a time: fp32 to and from fp16, bf16 and int8. The definition that every vector path must meet.
+#pragma once
+
+#include "types.hpp"
+
+namespace edge {
+
+static constexpr float kHalfMax = 65504.0F;
+static constexpr std::uint32_t kHalfMaxBits = 0x477fe000U;
+static constexpr std::uint32_t kInfinityBits = 0x7f800000U;
+static constexpr std::uint32_t kQuietBit = 0x00400000U;
+static constexpr std::uint32_t kMagnitude = 0x7fffffffU;
+// Adding and subtracting 1.5 * 2^23 rounds a float below 2^22 to an integer, half to even.
+static constexpr float kRounder = 12582912.0F;
+
+// True for a value, infinities included, that fp16 cannot hold and that is clipped to +-65504. A NaN is none.
+static inline bool exceeds_half(std::uint32_t bits) {
+    const std::uint32_t magnitude = bits & kMagnitude;
+    return magnitude > kHalfMaxBits && magnitude <= kInfinityBits;
+}
+
+// Round to nearest even, saturating; a NaN stays a quiet NaN with its sign and the upper bits of its payload.
+static inline Half float_to_half(float value) {
+    const auto bits = bits_as<std::uint32_t>(value);
+    const std::uint32_t sign = (bits >> 16) & 0x8000U;
+    std::uint32_t magnitude = bits & kMagnitude;
+    if (magnitude > kInfinityBits) return static_cast<Half>(sign | 0x7e00U | ((magnitude >> 13) & 0x3ffU));
+    if (magnitude > kHalfMaxBits) magnitude = kHalfMaxBits;
+    if (magnitude < 0x38800000U) {
+        // Below 2^-14 fp16 counts in steps of 2^-24, which is the spacing of floats just above 0.5.
+        const float shifted = bits_as<float>(magnitude) + 0.5F;
+        return static_cast<Half>(sign | (bits_as<std::uint32_t>(shifted) - 0x3f000000U));
+    }
+    const std::uint32_t odd = (magnitude >> 13) & 1U;
+    return static_cast<Half>(sign | ((magnitude - 0x38000000U + 0xfffU + odd) >> 13));
+}
+
+static inline float half_to_float(Half half) {
+    const std::uint32_t sign = (half & 0x8000U) << 16;
+    const std::uint32_t magnitude = half & 0x7fffU;
+    std::uint32_t bits = (magnitude << 13) + 0x38000000U;
+    if (magnitude >= 0x7c00U) bits = (magnitude << 13) | kInfinityBits | (magnitude > 0x7c00U ? kQuietBit : 0U);
+    if (magnitude < 0x0400U) bits = bits_as<std::uint32_t>(static_cast<float>(magnitude) * 0x1p-24F);
+    return bits_as<float>(sign | bits);
+}
+
+// Round to nearest even; what is beyond the largest bf16 becomes an infinity, as in IEEE 754.
+static inline Brain float_to_brain(float value) {
+    const auto bits = bits_as<std::uint32_t>(value);
+    if ((bits & kMagnitude) > kInfinityBits) return static_cast<Brain>((bits | kQuietBit) >> 16);
+    return static_cast<Brain>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+}
+
+static inline float brain_to_float(Brain brain) { return bits_as<float>(static_cast<std::uint32_t>(brain) << 16); }
+
+// `scale` is the row's absmax / 127 and not zero; a subnormal one is coarse, hence the clamp.
+static inline std::int8_t float_to_int8(float value, float scale) {
+    const float rounded = (value / scale + kRounder) - kRounder;
+    return static_cast<std::int8_t>(rounded > 127.0F ? 127.0F : rounded < -127.0F ? -127.0F : rounded);
+}
+
+}  // namespace edge
