@@ -26,6 +26,7 @@ MAX_JSON_BYTES = 100_000_000
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
 _MOST_NAMES_LISTED = 10
 
 
@@ -141,7 +142,7 @@ def _read_index(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadCheckpoint(f"{index}: weight_map is missing or empty")
     for name, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+        if not isinstance(file, str) or not _SHARD_NAME.fullmatch(file):
             raise BadCheckpoint(f"{index}: tensor {name}: {file!r} is no plain name of a safetensors file")
     return weight_map
 

@@ -42,7 +42,7 @@ def rotation_tables(spec: ModelSpec, positions: int) -> tuple[Float32, Float32]:
 def _llama3(rope: RopeSpec, plain: Float64) -> Float64:
     """Slow pairs are slowed by `factor`, fast ones kept, those between interpolated (Llama 3.1)."""
     turns = rope.original_max_positions * plain / (2 * math.pi)
-    share = np.clip((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0, 1.0)
+    share: Float64 = np.clip((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0, 1.0)
     return (1 - share) * plain / rope.factor + share * plain
 
 
@@ -57,5 +57,5 @@ def _yarn(rope: RopeSpec, plain: Float64, dim: int) -> Float64:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     width = high - low if high != low else 0.001
-    kept = 1 - np.clip((np.arange(dim // 2) - low) / width, 0.0, 1.0)
+    kept: Float64 = 1 - np.clip((np.arange(dim // 2) - low) / width, 0.0, 1.0)
     return plain / rope.factor * (1 - kept) + plain * kept
