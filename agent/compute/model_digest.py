@@ -1,0 +1,149 @@
+"""The digest by which devices tell that they hold the same model.
+
+sha256 over config.json, tokenizer.json, and of every safetensors file its name, header and content. Contents take long
+to read, so their digests are kept in a cache directory, each under the file's real path, size, modification time and
+inode; a file that changed has another key. The cache is a help, never a condition: without it the digest is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from agent.compute.checkpoint import weight_files
+from agent.compute.safetensors_file import SafetensorsFile
+from agent.errors import BadCheckpoint
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+READ_BYTES = 4 << 20
+"""Large enough that reading keeps a disk busy, small enough to report progress often."""
+
+_FORMAT = b"edgectl model digest 1"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def model_digest(path: Path, cache_dir: Path | None = None, progress: Progress | None = None) -> str:
+    """Digest of the model directory `path`, 64 hexadecimal digits.
+
+    Raises BadCheckpoint for a file that is missing, malformed or changes while it is read.
+    """
+    files = weight_files(path)
+    headers = [SafetensorsFile(file).header for file in files]
+    report = _FileProgress(progress, sum(file.stat().st_size for file in files))
+    digest = hashlib.sha256()
+    _add(digest, _FORMAT)
+    for name in ("config.json", "tokenizer.json"):
+        file = path / name
+        _add(digest, name.encode())
+        # A model may come without a tokenizer; one that is empty is something else.
+        _add(digest, _small_file_digest(file).encode() if file.exists() or name == "config.json" else b"absent")
+    for file, header in zip(files, headers, strict=True):
+        _add(digest, file.name.encode())
+        _add(digest, header)
+        _add(digest, _content_digest(file, cache_dir, report).encode())
+    return digest.hexdigest()
+
+
+class _FileProgress:
+    """Sums bytes over files for the caller's callback."""
+
+    def __init__(self, progress: Progress | None, total_bytes: int) -> None:
+        self._progress = progress
+        self._total_bytes = total_bytes
+        self._done_bytes = 0
+
+    def add(self, size_bytes: int) -> None:
+        self._done_bytes += size_bytes
+        if self._progress is not None:
+            self._progress(self._done_bytes, self._total_bytes)
+
+
+def _add(digest: hashlib._Hash, part: bytes) -> None:
+    """Length first, so that no two lists of parts give the same bytes."""
+    digest.update(len(part).to_bytes(8, "little"))
+    digest.update(part)
+
+
+def _small_file_digest(file: Path) -> str:
+    return _content_digest(file, None, _FileProgress(None, 0))
+
+
+def _content_digest(path: Path, cache_dir: Path | None, report: _FileProgress) -> str:
+    try:
+        with path.open("rb") as file:
+            identity = _identity(path, os.fstat(file.fileno()))
+            found = None if cache_dir is None else _cached(cache_dir, identity)
+            if found is not None:
+                report.add(os.fstat(file.fileno()).st_size)
+                return found
+            computed = _hash(file, report)
+            if _identity(path, os.fstat(file.fileno())) != identity:
+                raise BadCheckpoint(f"{path}: changed while it was read; wait for its download or copy to end")
+    except OSError as problem:
+        raise BadCheckpoint(f"{path}: cannot be read: {problem.strerror}") from problem
+    if cache_dir is not None:
+        _remember(cache_dir, identity, computed)
+    return computed
+
+
+def _hash(file: BinaryIO, report: _FileProgress) -> str:
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(READ_BYTES))
+    while count := file.readinto(buffer):  # type: ignore[attr-defined]  # BinaryIO lacks it, every binary file has it
+        digest.update(buffer[:count])
+        report.add(count)
+    return digest.hexdigest()
+
+
+def _identity(path: Path, status: os.stat_result) -> dict[str, object]:
+    return {
+        "path": os.path.realpath(path),
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "inode": status.st_ino,
+    }
+
+
+def _cache_file(cache_dir: Path, identity: dict[str, object]) -> Path:
+    """One file per path: processes that share the cache do not rewrite each other's entries."""
+    return cache_dir / f"{hashlib.sha256(os.fsencode(str(identity['path']))).hexdigest()}.json"
+
+
+def _cached(cache_dir: Path, identity: dict[str, object]) -> str | None:
+    try:
+        entry = json.loads(_cache_file(cache_dir, identity).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or entry.get("file") != identity:
+        return None
+    found = entry.get("sha256")
+    return found if isinstance(found, str) and _SHA256.fullmatch(found) else None
+
+
+def _remember(cache_dir: Path, identity: dict[str, object], digest: str) -> None:
+    """Written beside and renamed: a reader sees the whole entry or none. mkstemp makes it 0600."""
+    try:
+        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=cache_dir, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                json.dump({"file": identity, "sha256": digest}, file)
+            os.replace(temporary, _cache_file(cache_dir, identity))
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as problem:
+        logger.warning("digest_not_cached: %s: %s", cache_dir, problem)
