@@ -1,0 +1,210 @@
+"""Plans that need no measurements: the default of the first release and the baseline of later planners.
+
+Pure arithmetic on integers and fractions, so the same cluster gives the same plan on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import accumulate
+
+from planner.errors import Infeasible
+from planner.memory import memory_bytes
+from planner.model_spec import ModelSpec
+from planner.types import Allotment, BoundaryType, Codec, Device, LayerRange, Plan, Quantization, Route, Stage
+
+MIB = 1 << 20
+
+
+def memory_proportional(
+    model: str,
+    spec: ModelSpec,
+    devices: Sequence[Device],
+    *,
+    quantization: Quantization,
+    block_size: int,
+    boundary: BoundaryType,
+    codec: Codec,
+    context: int,
+    slots: int,
+    source: str | None = None,
+) -> Plan:
+    """One route over the devices in the given order, `source` first, each with layers in proportion to its memory.
+
+    The head counts as the layers it weighs, on the last device. A device that cannot hold one layer is left out, and
+    of more devices than layers those with the least memory are. Every session gets a micro-batch of its own.
+    Raises Infeasible with one cause per device, and ValueError for an unknown or repeated device.
+    """
+    need = _Need(spec, quantization, block_size, slots, context)
+    try:
+        used, ranges = _place(_source_first(devices, source), need, source)
+    except _NoRoom as no_room:
+        raise Infeasible(
+            f"{model} ({spec.num_layers} layers, {quantization}, {slots} slots of {context} tokens) does not fit; "
+            "take fewer slots, a shorter context or int4, or add a device",
+            no_room.causes,
+        ) from None
+    placed = tuple(zip(used, ranges, strict=True))
+    route = Route(tuple(Stage(device.name, layers) for device, layers in placed), micro_batches=slots, rows=1)
+    return Plan(
+        model=model,
+        quantization=quantization,
+        block_size=block_size,
+        boundary=boundary,
+        codec=codec,
+        context=context,
+        routes=(route,),
+        allotments=tuple(
+            Allotment(device.name, (layers,), slots, need(layers), device.memory_bytes) for device, layers in placed
+        ),
+    )
+
+
+class _NoRoom(Exception):
+    def __init__(self, causes: Sequence[str]) -> None:
+        super().__init__(*causes)
+        self.causes = causes
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """Bytes a layer range takes, all else being settled."""
+
+    spec: ModelSpec
+    quantization: Quantization
+    block_size: int
+    slots: int
+    context: int
+
+    def __call__(self, layers: LayerRange) -> int:
+        return memory_bytes(
+            self.spec,
+            layers,
+            quantization=self.quantization,
+            block_size=self.block_size,
+            slots=self.slots,
+            context=self.context,
+        )
+
+    def of_count(self, count: int, is_last: bool) -> int:
+        """`count` layers, with the head when they are the last of the model; layers are all alike."""
+        stop = self.spec.num_layers if is_last else count
+        return self(LayerRange(stop - count, stop))
+
+    def head_in_layers(self) -> Fraction:
+        """What the last device holds beside its layers, counted in layers; the model has at least two."""
+        layer_bytes = self.of_count(2, is_last=True) - self.of_count(1, is_last=True)
+        return Fraction(self.of_count(1, is_last=True) - self.of_count(1, is_last=False), layer_bytes)
+
+
+def _source_first(devices: Sequence[Device], source: str | None) -> list[Device]:
+    names = [device.name for device in devices]
+    if len(set(names)) != len(names):
+        raise ValueError(f"a device is named twice: {', '.join(names)}")
+    if source is None:
+        return list(devices)
+    if source not in names:
+        raise ValueError(f"source {source} is not among the devices: {', '.join(names)}")
+    return sorted(devices, key=lambda device: device.name != source)
+
+
+def _place(devices: list[Device], need: _Need, source: str | None) -> tuple[list[Device], list[LayerRange]]:
+    """The devices that get layers, and which. Raises _NoRoom."""
+    num_layers = need.spec.num_layers
+    used = _largest(devices, num_layers, source)
+    causes: list[str] = []
+    while used:
+        most = _most_layers(used, need)
+        without_room = [place for place, layers in enumerate(most) if layers == 0]
+        if not without_room:
+            break
+        # One at a time: when the last device goes, the head falls to another one.
+        place = without_room[0]
+        dropped = used.pop(place)
+        is_last = place == len(used)
+        short_bytes = need.of_count(1, is_last) - dropped.memory_bytes
+        causes.append(f"{dropped.name}: {_mib(short_bytes)} short for one layer{' and the head' if is_last else ''}")
+        if dropped.name == source:
+            raise _NoRoom([f"{causes[-1]}, and the source must hold one"])
+    if not used:
+        raise _NoRoom(causes or ["there is no device"])
+    if len(used) == 1:
+        counts = [num_layers]
+    else:
+        fits = sum(most) >= num_layers
+        counts = _counts(used, num_layers, need.head_in_layers(), most if fits else [num_layers] * len(used))
+    stops = list(accumulate(counts))
+    ranges = [LayerRange(stop - count, stop) for count, stop in zip(counts, stops, strict=True)]
+    if sum(most) < num_layers:
+        raise _NoRoom(causes + _shortages(used, ranges, need))
+    return used, ranges
+
+
+def _largest(devices: list[Device], count: int, source: str | None) -> list[Device]:
+    """At most `count` devices, those with the most memory and the source, in their order."""
+    ranked = sorted(devices, key=lambda device: (device.name != source, -device.memory_bytes))
+    kept = {device.name for device in ranked[:count]}
+    return [device for device in devices if device.name in kept]
+
+
+def _most_layers(devices: Sequence[Device], need: _Need) -> list[int]:
+    """How many layers each device can hold while every other one has at least one."""
+    most = range(1, need.spec.num_layers - len(devices) + 2)
+    last = len(devices) - 1
+    return [
+        bisect_right(most, device.memory_bytes, key=partial(need.of_count, is_last=place == last))
+        for place, device in enumerate(devices)
+    ]
+
+
+def _counts(devices: Sequence[Device], num_layers: int, head: Fraction, most: Sequence[int]) -> list[int]:
+    """Layers per device: in proportion to memory, from one to `most`, rounded by the largest remainder.
+
+    Bounds are met as in CSS flexible boxes: of the devices that break theirs, those on the side that breaks more are
+    fixed to it, and the others share again.
+    """
+    last = len(devices) - 1
+    fixed: dict[int, Fraction] = {}
+    while True:
+        free = [place for place in range(len(devices)) if place not in fixed]
+        memory = sum(devices[place].memory_bytes for place in free)
+        to_share = num_layers - sum(fixed.values()) + (head if last in free else 0)
+        wanted = {
+            place: to_share * Fraction(devices[place].memory_bytes, memory) - (head if place == last else 0)
+            for place in free
+        }
+        bounded = {place: min(max(share, Fraction(1)), Fraction(most[place])) for place, share in wanted.items()}
+        excess = sum(bounded.values()) - sum(wanted.values())
+        if excess == 0:
+            return _rounded([{**fixed, **bounded}[place] for place in range(len(devices))], num_layers)
+        for place in free:
+            if (bounded[place] - wanted[place]) * excess > 0:
+                fixed[place] = bounded[place]
+
+
+def _rounded(shares: Sequence[Fraction], total: int) -> list[int]:
+    """Integers next to `shares` that sum to `total`: the largest remainders are rounded up, the first of equal ones."""
+    counts = [math.floor(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda place: counts[place] - shares[place])
+    for place in by_remainder[: total - sum(counts)]:
+        counts[place] += 1
+    return counts
+
+
+def _shortages(devices: Sequence[Device], ranges: Sequence[LayerRange], need: _Need) -> list[str]:
+    """What each device lacks for its share of a model that does not fit."""
+    return [
+        f"{device.name}: {_mib(need(layers) - device.memory_bytes)} short for layers {layers}"
+        for device, layers in zip(devices, ranges, strict=True)
+        if need(layers) > device.memory_bytes
+    ]
+
+
+def _mib(size_bytes: int) -> str:
+    """Rounded up: what is short by a byte is short."""
+    return f"{-(-size_bytes // MIB)} MiB"
