@@ -38,7 +38,7 @@ from agent.wire.messages import (
     WorkerHello,
     WorkerRestarted,
 )
-from edgectl.deploy import Deployment, Order, Phase
+from edgectl.deploy import Deployment, Order, Phase, naming
 from edgectl.devices import DeviceEvent, DeviceTable
 from edgectl.effects import Effect, Loading, Notice, Send, SendSource
 from edgectl.engine import EngineError, Health
@@ -224,7 +224,7 @@ class Cluster:
 
     def _break(self, device: str, micro_batch: int, code: str, detail: str) -> list[Effect]:
         is_current = micro_batch == self.deployment.micro_batch
-        failed = self.sessions.fail_running(code, f"{device}: {detail}") if is_current else []
+        failed = self.sessions.fail_running(code, naming(device, detail)) if is_current else []
         return [*failed, *self.deployment.on_broken(device, micro_batch, code, detail)]
 
     def _on_worker_restarted(self, device: str, message: WorkerRestarted, now: float) -> list[Effect]:

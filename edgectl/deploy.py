@@ -29,6 +29,10 @@ SETTLE_S = 2.0
 MAX_REOPENINGS = 5
 """Micro-batches that broke one after the other without a single token between them, before the plan is given up."""
 
+MICRO_BATCHES = (1, 2)
+"""Two numbers take turns: news of a broken micro-batch is not taken for news of its successor, and a coordinator that
+restarts can close whatever its predecessor left open by naming the other one."""
+
 PlanFor = Callable[[Sequence[Device]], Plan]
 """Makes the plan for devices in the order of cluster.toml. Raises PlannerError."""
 
@@ -124,7 +128,7 @@ class Deployment:
             record.apply(DeviceEvent.LOAD_FAILED)
         elif failed.micro_batch != self.micro_batch:
             return []
-        return self._refuse(failed.code, f"{device}: {failed.detail}")
+        return self._refuse(failed.code, naming(device, failed.detail))
 
     def on_broken(self, device: str, micro_batch: int, code: str, detail: str) -> list[Effect]:
         """A running micro-batch broke; its sessions have failed. Opens the next one under a new epoch.
@@ -135,9 +139,10 @@ class Deployment:
             return []
         self._reopenings += 1
         if self._reopenings > MAX_REOPENINGS:
-            return self._refuse(code, f"{device}: {detail} ({MAX_REOPENINGS} micro-batches broke without a token)")
-        notice = Notice("warning", f"micro-batch {micro_batch} broke at {device}: {detail}; opening the next")
-        return [notice, *self.close(), *self._open()]
+            broke = f"{MAX_REOPENINGS} micro-batches broke without a token"
+            return self._refuse(code, f"{naming(device, detail)} ({broke})")
+        notice = Notice("warning", f"micro-batch {micro_batch} broke, opening the next: {naming(device, detail)}")
+        return [notice, *self._open()]
 
     def on_progress(self) -> None:
         """A token came through: the route works."""
@@ -210,7 +215,8 @@ class Deployment:
         assert self.plan is not None, "opened without a plan"
         route = self.plan.routes[0]
         self.phase = Phase.OPENING
-        self.micro_batch += 1
+        first, second = MICRO_BATCHES
+        self.micro_batch, other = (second, first) if self.micro_batch == first else (first, second)
         self.epoch = self._epochs.next()
         self._awaited = {stage.device for stage in route.stages}
         stages = tuple(
@@ -231,8 +237,12 @@ class Deployment:
             codec=self.plan.codec,
             stages=stages,
         )
-        origins = [record.origin for record in reversed(self._used())]
-        return [Send(origin, message) for origin in origins if origin is not None]
+        effects: list[Effect] = []
+        for record in reversed(self._used()):
+            assert record.origin is not None, f"{record.name} is ready without a connection"
+            # Its slots come free first; closing what is not open is no error.
+            effects += [Send(record.origin, CloseMicroBatch(other)), Send(record.origin, message)]
+        return effects
 
     def _refuse(self, code: str, detail: str) -> list[Effect]:
         effects = self.close()
@@ -240,3 +250,8 @@ class Deployment:
         self.detail = detail if not self.detail else f"{self.detail}; {detail}"
         self.phase = Phase.REFUSED
         return [*effects, Notice("error", detail)]
+
+
+def naming(device: str, detail: str) -> str:
+    """The detail with the device in front, unless it names it there already."""
+    return detail if detail.startswith(f"{device}: ") else f"{device}: {detail}"
