@@ -81,6 +81,7 @@ class RefusalReason(str, Enum):
     POSITION = "position"
     LAYERS = "layers"
     PEER = "peer"
+    COMPUTE = "compute"
 
 
 class FrameRefused(ProtocolError):

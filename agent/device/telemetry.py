@@ -19,13 +19,13 @@ HistogramName = Literal[
     "decode_step_seconds",
     "decode_wait_seconds",
     "decode_wire_seconds",
+    "hop_rtt_seconds",
     "prefill_compute_seconds",
-    "prefill_wire_seconds",
-    "sample_seconds",
+    "prefill_wait_seconds",
 ]
-"""compute: layers of this stage in one run. held: frame received to answer sent, everything downstream included.
-wire: send to answer less the time held downstream. wait: a stage idle between two steps of a micro-batch.
-step: one token to the next at the source. sample: choosing a token at the last stage."""
+"""compute: this stage's layers (and at the last stage head and sampling) in one run. wait: a frame between its arrival
+and its run. held: a frame's arrival to the departure of what it caused, behind the source only. wire: at the source,
+send to answer less the time held downstream. step: at the source, one token to the next. hop_rtt: ping to pong."""
 
 CounterName = Literal[
     "bytes_sent",

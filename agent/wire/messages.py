@@ -6,7 +6,7 @@ protocol version; unknown kinds are refused. Data frames are not here: see `code
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar, Union
+from typing import Any, Literal, Union
 
 import msgpack
 import msgspec
@@ -100,7 +100,6 @@ class Hello(Message, frozen=True):
     """What a model may take on this device."""
     provider: str
     """Execution provider that passed its inference: cpu, cuda or tensorrt."""
-    batch_invariant: bool = True
 
 
 class Heartbeat(Message, frozen=True):
@@ -124,6 +123,8 @@ class Loaded(Message, frozen=True):
     digest: str
     memory_bytes: int
     seconds: float
+    batch_invariant: bool = True
+    """Passed the start-up self-check: tokens do not depend on rows beside them or on chunk sizes."""
 
 
 class MicroBatchOpened(Message, frozen=True):
@@ -136,10 +137,13 @@ class MicroBatchClosed(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """A request of the coordinator that could not be carried out."""
+    """A request of the coordinator that could not be carried out, or a micro-batch that broke while running.
+
+    After a broken micro-batch (`request` is "micro-batch") its sessions have failed; it serves again under a new epoch.
+    """
 
     request: str
-    """Kind of the refused message."""
+    """Kind of the refused message: "load", "open-micro-batch", or "micro-batch"."""
     code: str
     detail: str
     micro_batch: int = -1
@@ -220,7 +224,7 @@ class OpenMicroBatch(Message, frozen=True):
     epoch: int
     rows: int
     chunk: int
-    """Most tokens in one prefill frame, at least 2."""
+    """Most tokens in one prefill frame, at least 3 (a chunk is never one token unless the prompt is)."""
     codec: Codec
     stages: tuple[StageAddress, ...]
 
@@ -277,8 +281,6 @@ DEVICE_SILENCE_S = 3.5
 """Without a heartbeat for this long a device counts as lost: three intervals and a half."""
 COORDINATOR_SILENCE_S = 30.0
 
-T = TypeVar("T")
-
 
 def encode(message: Message) -> bytes:
     """One control message as a MessagePack map."""
@@ -286,8 +288,11 @@ def encode(message: Message) -> bytes:
     return packed
 
 
-def decode(data: bytes | memoryview, union: type[T]) -> T:
-    """Bytes from outside to a typed message of `union` (FromAgent, ToAgent, …). Raises BadMessage, nothing else."""
+def decode(data: bytes | memoryview, union: Any) -> Any:
+    """Bytes from outside to a typed message of `union` (FromAgent, ToAgent, …). Raises BadMessage, nothing else.
+
+    Typed Any because a union is no `type`; callers annotate the result with the same union.
+    """
     if len(data) > MAX_CONTROL_BYTES:
         raise BadMessage(f"control message of {len(data)} bytes, at most {MAX_CONTROL_BYTES}")
     try:

@@ -34,6 +34,11 @@ def model_memory_bytes(limit_bytes: int = 0, root: Path = _ROOT) -> int:
     return max(0, available - max(RESERVE_MIN_BYTES, int(RESERVE_SHARE * total)))
 
 
+def has_nvidia_device(root: Path = _ROOT) -> bool:
+    """Whether the kernel shows an NVIDIA GPU: a discrete one, or a Jetson's. Says nothing of whether it works."""
+    return any((root / "dev" / name).exists() for name in ("nvidiactl", "nvhost-gpu", "nvgpu", "nvhost-ctrl-gpu"))
+
+
 def parse_meminfo(text: str) -> dict[str, int]:
     """/proc/meminfo in bytes by field name; lines without a number are left out."""
     fields = {}

@@ -1,0 +1,123 @@
+"""Sessions at the source: prompt, position, limits and the tokens so far. Pure: no tensors, sockets or clock.
+
+Rules
+1. A session moves only along TRANSITIONS; everything else is a bug and raises KeyError.
+2. A prefill chunk is never a single token unless the prompt is: attention at length one rounds differently, and
+   tokens must not depend on where a prompt was cut (ARCHITECTURE.md, invariants).
+3. Tokens named in `emitted` are replayed as decode steps, not sampled anew and not reported again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from agent.wire.codec import Answered
+from agent.wire.messages import EndReason, FromSource, OpenSession, SessionEnded, SessionFailed, TokenEvent
+
+
+class SessionState(Enum):
+    PREFILL = "prefill"
+    """Chunks of the prompt are still to be sent."""
+    WAITING = "waiting"
+    """The answer that carries the next token is on its way."""
+    READY = "ready"
+    """The next decode step can be sent."""
+    ENDED = "ended"
+
+
+class Happened(Enum):
+    LAST_CHUNK_SENT = "last chunk sent"
+    TOKEN_CAME = "token came"
+    DECODE_SENT = "decode sent"
+    FINISHED = "finished"
+
+
+TRANSITIONS: dict[tuple[SessionState, Happened], SessionState] = {
+    (SessionState.PREFILL, Happened.LAST_CHUNK_SENT): SessionState.WAITING,
+    (SessionState.PREFILL, Happened.FINISHED): SessionState.ENDED,
+    (SessionState.WAITING, Happened.TOKEN_CAME): SessionState.READY,
+    (SessionState.WAITING, Happened.FINISHED): SessionState.ENDED,
+    (SessionState.READY, Happened.DECODE_SENT): SessionState.WAITING,
+    (SessionState.READY, Happened.FINISHED): SessionState.ENDED,
+}
+
+
+def chunk_lengths(tokens: int, largest: int) -> list[int]:
+    """Cut a prompt into chunks of at most `largest` (≥ 3) tokens, none of them a single token unless the prompt is."""
+    full, rest = divmod(tokens, largest)
+    lengths = [largest] * full + ([rest] if rest else [])
+    if rest == 1 and full:
+        lengths[-2:] = [largest - 1, 2]
+    return lengths
+
+
+@dataclass(slots=True)
+class Session:
+    """One sequence at its source."""
+
+    opened: OpenSession
+    row: int
+    generation: int
+    chunks: list[int]
+    state: SessionState = SessionState.PREFILL
+    position: int = 0
+    """Tokens sent into the pipeline so far."""
+    tokens: list[int] = field(default_factory=list)
+    events: list[FromSource] = field(default_factory=list)
+    """Everything reported to the coordinator, for ResumeEvents."""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state is SessionState.ENDED
+
+    def happened(self, what: Happened) -> None:
+        self.state = TRANSITIONS[self.state, what]
+
+    def next_chunk(self) -> tuple[tuple[int, ...], bool]:
+        """The next chunk of the prompt and whether it is the last; advances the position."""
+        length = self.chunks.pop(0)
+        chunk = self.opened.prompt[self.position : self.position + length]
+        self.position += length
+        if not self.chunks:
+            self.happened(Happened.LAST_CHUNK_SENT)
+        return chunk, not self.chunks
+
+    def next_token(self) -> int:
+        """The token of the next decode step; advances the position."""
+        self.position += 1
+        self.happened(Happened.DECODE_SENT)
+        return self.tokens[-1]
+
+    def take(self, answer: Answered, context: int) -> list[FromSource]:
+        """A sampled token came: events for the coordinator, the last of which may end the session."""
+        index = len(self.tokens)
+        replayed = index < len(self.opened.emitted)
+        token = self.opened.emitted[index] if replayed else answer.token
+        self.tokens.append(token)
+        self.happened(Happened.TOKEN_CAME)
+        events = (
+            [] if replayed else self._report(TokenEvent(self.opened.session, index, token, answer.logprob, answer.top))
+        )
+        if token in self.opened.stop_ids:
+            events += self.end("stop")
+        elif len(self.tokens) >= self.opened.max_tokens or self.position >= context:
+            events += self.end("length")
+        return events
+
+    def end(self, reason: EndReason) -> list[FromSource]:
+        self.happened(Happened.FINISHED)
+        return self._report(SessionEnded(self.opened.session, reason, len(self.tokens)))
+
+    def fail(self, code: str, detail: str) -> list[FromSource]:
+        self.happened(Happened.FINISHED)
+        return self._report(SessionFailed(self.opened.session, code, detail))
+
+    def _report(self, event: FromSource) -> list[FromSource]:
+        self.events.append(event)
+        return [event]
+
+    def events_from(self, index: int) -> Sequence[FromSource]:
+        """Events to send again to a coordinator that has the tokens below `index`."""
+        return [e for e in self.events if not isinstance(e, TokenEvent) or e.index >= index]

@@ -1,0 +1,343 @@
+"""The deterministic core of a worker: events and the time in, effects out. Pure; joins wire and compute.
+
+Rules
+1. No sockets, no clock, no randomness, no tensors' contents. The same calls give the same effects.
+2. A frame is checked whole before anything changes. A frame that breaks a rule is counted, refused on the connection
+   it came from, and not used.
+3. A refusal travels back along the route, stage by stage, to the source, which fails the sessions of that micro-batch.
+   Somebody who is not the predecessor can only make himself refused.
+4. A broken micro-batch stays broken until the coordinator opens it again under a new epoch.
+5. The source never waits for the coordinator: an answer's token and the next step leave in the same call.
+"""
+
+from __future__ import annotations
+
+from agent.compute.kernels import crc32c
+from agent.device.telemetry import TelemetryRecorder
+from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Outcome, Reply, Run, Send
+from agent.errors import AgentError, AnswerTimeout, FrameRefused, RefusalReason, UnknownMicroBatch
+from agent.micro_batch import MicroBatch, ModelShape, SlotRanges, place_of
+from agent.sessions import SessionState
+from agent.wire import codec
+from agent.wire.codec import Buffer, Frame, FrameKind
+from agent.wire.hop import Verdict
+from agent.wire.messages import (
+    COORDINATOR_SILENCE_S,
+    Failed,
+    FromSource,
+    MicroBatchClosed,
+    MicroBatchOpened,
+    OpenMicroBatch,
+    OpenSession,
+    SessionFailed,
+)
+from agent.wire.round_trip import PING_INTERVAL_S, RoundTrip
+
+
+class Stage:
+    """All micro-batches of one loaded model on one device."""
+
+    def __init__(self, device: str, shape: ModelShape, telemetry: TelemetryRecorder, now: float) -> None:
+        self._device = device
+        self._shape = shape
+        self._telemetry = telemetry
+        self._slots = SlotRanges(shape.slots)
+        self._micro_batches: dict[int, MicroBatch] = {}
+        self._peers: dict[str, Connect] = {}
+        self._round_trips: dict[str, RoundTrip] = {}
+        self._coordinator_heard_s = now
+        self._pinged_s = now
+
+    # --- micro-batches ---
+
+    def open_micro_batch(self, opened: OpenMicroBatch) -> list[Effect]:
+        """Reserve slots and connect to the next stage. A micro-batch that is open already is replaced."""
+        effects: list[Effect] = []
+        if opened.micro_batch in self._micro_batches:
+            effects += self._drop(self._micro_batches[opened.micro_batch])
+        try:
+            place = place_of(self._device, opened, self._shape)
+            first_slot = self._slots.reserve(opened.micro_batch, opened.rows)
+        except AgentError as problem:
+            failed = Failed("open-micro-batch", problem.code, f"{self._device}: {problem}", opened.micro_batch)
+            return [*effects, Notify(failed)]
+        micro_batch = MicroBatch(opened, place, self._shape, first_slot)
+        self._micro_batches[opened.micro_batch] = micro_batch
+        if not micro_batch.is_solo:
+            effects += self._connect(place.next.device, place.next.endpoint, place.next.key)
+        return [*effects, Notify(MicroBatchOpened(opened.micro_batch, opened.epoch))]
+
+    def close_micro_batch(self, number: int) -> list[Effect]:
+        """Cancel its sessions and give its slots back. Closing one that is not open is no error."""
+        micro_batch = self._micro_batches.get(number)
+        effects = [] if micro_batch is None else self._drop(micro_batch)
+        return [*effects, Notify(MicroBatchClosed(number))]
+
+    def close_all(self) -> list[Effect]:
+        """Before the model goes: cancel every session, leave every peer."""
+        return [effect for micro_batch in list(self._micro_batches.values()) for effect in self._drop(micro_batch)]
+
+    def _drop(self, micro_batch: MicroBatch) -> list[Effect]:
+        del self._micro_batches[micro_batch.id]
+        self._slots.release(micro_batch.id)
+        effects = self._cancel_all(micro_batch)
+        peer = micro_batch.place.next.device
+        still_needed = any(other.place.next.device == peer for other in self._micro_batches.values())
+        if not still_needed and self._peers.pop(peer, None) is not None:
+            effects.append(Disconnect(peer))
+        return effects
+
+    def _connect(self, peer: str, endpoint: str, key: str) -> list[Effect]:
+        connect = Connect(peer, endpoint, key)
+        if self._peers.get(peer) == connect:
+            return []
+        effects: list[Effect] = [Disconnect(peer)] if peer in self._peers else []
+        self._peers[peer] = connect
+        self._round_trips[peer] = RoundTrip()
+        return [*effects, connect]
+
+    # --- sessions at the source ---
+
+    def open_session(self, opened: OpenSession, now: float) -> list[Effect]:
+        micro_batch = self._micro_batches.get(opened.micro_batch)
+        try:
+            if micro_batch is None or micro_batch.loop is None:
+                raise UnknownMicroBatch(f"{self._device} is not the source of micro-batch {opened.micro_batch}")
+            if micro_batch.broken is not None:
+                raise UnknownMicroBatch(f"micro-batch {opened.micro_batch} is broken: {micro_batch.broken}")
+            micro_batch.loop.open(opened)
+        except AgentError as problem:
+            return [Emit(SessionFailed(opened.session, problem.code, str(problem)))]
+        return self._pump(micro_batch, now)
+
+    def cancel_session(self, name: str) -> list[Effect]:
+        """The row is free at once; an answer that is still on its way finds nobody."""
+        for micro_batch in self._micro_batches.values():
+            session = micro_batch.loop.session(name) if micro_batch.loop else None
+            if session is not None and micro_batch.loop is not None and session.state is not SessionState.ENDED:
+                events = session.end("cancelled")
+                micro_batch.loop.retire(session)
+                return _emit(events)
+        return []
+
+    def resume_events(self, name: str, index: int) -> list[Effect]:
+        for micro_batch in self._micro_batches.values():
+            session = micro_batch.loop.session(name) if micro_batch.loop else None
+            if session is not None:
+                return _emit(list(session.events_from(index)))
+        return [Emit(SessionFailed(name, "unknown_session", f"{self._device} has no session {name}"))]
+
+    def coordinator_heard(self, now: float) -> None:
+        self._coordinator_heard_s = now
+
+    def _cancel_all(self, micro_batch: MicroBatch) -> list[Effect]:
+        effects: list[Effect] = []
+        if micro_batch.loop is not None:
+            for session in micro_batch.loop.running():
+                effects += _emit(session.end("cancelled"))
+                micro_batch.loop.retire(session)
+        return effects
+
+    # --- frames ---
+
+    def on_parts(self, origin: bytes, device: str, parts: list[Buffer], now: float) -> list[Effect]:
+        """A data message arrived from `device` on the connection `origin`."""
+        try:
+            frame = codec.decode(parts, crc32c)
+        except FrameRefused as refused:
+            # Nothing of the header can be trusted, so the refusal names no micro-batch: epoch 0.
+            return self._refuse(origin, Frame(FrameKind.REFUSAL, 0, 0, 0), refused)
+        return self.on_frame(origin, device, frame, now)
+
+    def on_frame(self, origin: bytes, device: str, frame: Frame, now: float) -> list[Effect]:
+        try:
+            match frame.kind:
+                case FrameKind.PREFILL | FrameKind.DECODE:
+                    return self._on_hidden_states(origin, device, frame, now)
+                case FrameKind.ANSWER:
+                    return self._on_answer(device, frame, now)
+                case FrameKind.PING:
+                    return [Reply(origin, Frame(FrameKind.PONG, 0, 0, 0, sent_ns=frame.sent_ns))]
+            raise FrameRefused(RefusalReason.HEADER, f"{frame.kind.name} is a reply, not a request")
+        except FrameRefused as refused:
+            return self._refuse(origin, frame, refused)
+
+    def _on_hidden_states(self, origin: bytes, device: str, frame: Frame, now: float) -> list[Effect]:
+        micro_batch = self._find(frame)
+        if micro_batch.incoming is None or device != micro_batch.place.previous.device:
+            raise FrameRefused(RefusalReason.PEER, f"{device} is not the stage before {self._device}")
+        micro_batch.previous_origin = origin
+        verdict = micro_batch.incoming.accept(frame, now)
+        micro_batch.outgoing.release(frame.answered)
+        if verdict is Verdict.DUPLICATE:
+            self._telemetry.add("duplicates_dropped")
+            # The frame was sent again because a connection broke. If this is the last stage its answer may be lost too.
+            kept = micro_batch.outgoing.find(frame.step) if micro_batch.place.is_last else None
+            return [] if kept is None else [Send(micro_batch.place.next.device, kept)]
+        return [Run(micro_batch.job_for_frame(frame, now))]
+
+    def _on_answer(self, device: str, frame: Frame, now: float) -> list[Effect]:
+        micro_batch = self._find(frame)
+        loop = micro_batch.loop
+        if loop is None or micro_batch.answers is None or device != micro_batch.place.previous.device:
+            raise FrameRefused(RefusalReason.PEER, f"{device} does not answer to {self._device}")
+        if micro_batch.answers.accept(frame, now) is Verdict.DUPLICATE:
+            self._telemetry.add("duplicates_dropped")
+            return []
+        answers = codec.decode_answers(frame.payload)
+        if len(answers) != loop.rows_in_flight(frame.step):
+            raise FrameRefused(RefusalReason.ROW, f"{len(answers)} answers to {loop.rows_in_flight(frame.step)} rows")
+        if loop.kind(frame.step) is FrameKind.DECODE:
+            in_wires_s = now - micro_batch.sent_s[frame.step] - frame.held_us / 1e6
+            self._telemetry.observe("decode_wire_seconds", max(0.0, in_wires_s))
+        return self._answered(micro_batch, frame.step, answers, now)
+
+    def _answered(
+        self, micro_batch: MicroBatch, step: int, answers: tuple[codec.Answered, ...], now: float
+    ) -> list[Effect]:
+        loop = micro_batch.loop
+        assert loop is not None
+        micro_batch.sent_s.pop(step, None)
+        if loop.kind(step) is FrameKind.DECODE:
+            self._telemetry.observe("decode_step_seconds", now - loop.sent_s(step))
+        events = loop.answer(step, answers, now)
+        return [*_emit(events), *self._pump(micro_batch, now)]
+
+    def _pump(self, micro_batch: MicroBatch, now: float) -> list[Effect]:
+        """Start the next frame, if any may go; the one behind it starts when this one has been computed."""
+        assert micro_batch.loop is not None
+        following = micro_batch.loop.next_frame(now)
+        return [] if following is None else [Run(micro_batch.job_for_next(following, now))]
+
+    def _find(self, frame: Frame) -> MicroBatch:
+        micro_batch = self._micro_batches.get(frame.micro_batch)
+        if micro_batch is None:
+            raise FrameRefused(RefusalReason.MICRO_BATCH, f"{self._device} has no micro-batch {frame.micro_batch} open")
+        if frame.epoch != micro_batch.epoch:
+            raise FrameRefused(RefusalReason.EPOCH, f"epoch {frame.epoch}, current is {micro_batch.epoch}")
+        if micro_batch.broken is not None:
+            raise FrameRefused(RefusalReason.MICRO_BATCH, f"micro-batch is broken: {micro_batch.broken}")
+        return micro_batch
+
+    # --- outcomes ---
+
+    def on_computed(self, job: Job, outcome: Outcome, now: float) -> list[Effect]:
+        """The worker has run a job."""
+        compute_s, wait_s = outcome.finished_s - outcome.started_s, max(0.0, outcome.started_s - job.arrived_s)
+        if job.kind is FrameKind.DECODE:
+            self._telemetry.observe("decode_compute_seconds", compute_s)
+            self._telemetry.observe("decode_wait_seconds", wait_s)
+        else:
+            self._telemetry.observe("prefill_compute_seconds", compute_s)
+            self._telemetry.observe("prefill_wait_seconds", wait_s)
+        self._telemetry.add("residual_saturated", outcome.saturated)
+        micro_batch = self._micro_batches.get(job.micro_batch)
+        if micro_batch is None or micro_batch.epoch != job.epoch or micro_batch.broken is not None:
+            return []
+        for chooser, answer in zip(job.choosers, outcome.answers, strict=True):
+            chooser.generated[answer.token] += 1
+            self._telemetry.add("tokens_sampled")
+        if micro_batch.is_solo:
+            return self._answered(micro_batch, job.step, outcome.answers, now)
+        frame = micro_batch.frame_after(job, outcome, now)
+        micro_batch.outgoing.keep(frame, now)
+        if job.kind is FrameKind.DECODE and not micro_batch.place.is_source:
+            self._telemetry.observe("decode_held_seconds", now - job.arrived_s)
+        effects: list[Effect] = [Send(micro_batch.place.next.device, frame)]
+        if micro_batch.place.is_source:
+            micro_batch.sent_s[job.step] = now
+            effects += self._pump(micro_batch, now)
+        return effects
+
+    def on_compute_failed(self, job: Job, problem: Exception) -> list[Effect]:
+        """The executor refused or failed a job: as if the frame had been refused."""
+        refused = FrameRefused(RefusalReason.COMPUTE, f"{self._device}, layers {job.layers}: {problem}")
+        self._telemetry.refused(refused.reason)
+        micro_batch = self._micro_batches.get(job.micro_batch)
+        return [] if micro_batch is None else self._break(micro_batch, job.step, refused)
+
+    # --- refusals and reconnects ---
+
+    def on_replied(self, peer: str, parts: list[Buffer], now: float) -> list[Effect]:
+        """Something came back from the next stage: a pong, or a refusal of a frame of ours."""
+        try:
+            frame = codec.decode(parts, crc32c)
+        except FrameRefused as refused:
+            self._telemetry.refused(refused.reason)
+            return []
+        if frame.kind is FrameKind.PONG:
+            now_ns = round(now * 1e9)
+            if peer in self._round_trips and self._round_trips[peer].received(frame.sent_ns, now_ns):
+                self._telemetry.observe("hop_rtt_seconds", (now_ns - frame.sent_ns) / 1e9)
+            return []
+        if frame.kind is not FrameKind.REFUSAL:
+            self._telemetry.refused(RefusalReason.HEADER)
+            return []
+        cause = codec.decode_refusal(frame.payload)
+        effects: list[Effect] = []
+        for micro_batch in list(self._micro_batches.values()):
+            named = (micro_batch.id, micro_batch.epoch) == (frame.micro_batch, frame.epoch)
+            # A peer that could not read the header cannot say whose frame it was: all that are under way to it.
+            unnamed = frame.epoch == 0 and bool(micro_batch.outgoing.unanswered())
+            if micro_batch.place.next.device == peer and (named or unnamed) and micro_batch.broken is None:
+                effects += self._break(micro_batch, frame.step, cause)
+        return effects
+
+    def _refuse(self, origin: bytes, frame: Frame, refused: FrameRefused) -> list[Effect]:
+        self._telemetry.refused(refused.reason)
+        payload = codec.encode_refusal(refused)
+        return [
+            Reply(origin, Frame(FrameKind.REFUSAL, frame.micro_batch, frame.epoch, frame.step, payload=payload)),
+        ]
+
+    def _break(self, micro_batch: MicroBatch, step: int, problem: AgentError) -> list[Effect]:
+        """Rule 3: pass a refusal on towards the source; at the source, fail the sessions."""
+        micro_batch.broken = str(problem)
+        if micro_batch.loop is None:
+            if micro_batch.previous_origin is None or not isinstance(problem, FrameRefused):
+                return []
+            payload = codec.encode_refusal(problem)
+            frame = Frame(FrameKind.REFUSAL, micro_batch.id, micro_batch.epoch, step, payload=payload)
+            return [Reply(micro_batch.previous_origin, frame)]
+        effects: list[Effect] = []
+        for session in micro_batch.loop.running():
+            effects += _emit(session.fail(problem.code, str(problem)))
+            micro_batch.loop.retire(session)
+        return [*effects, Notify(Failed("micro-batch", problem.code, f"{self._device}: {problem}", micro_batch.id))]
+
+    def on_connected(self, peer: str) -> list[Effect]:
+        """A connection to the next stage stands (again): what it may have missed goes again, in order."""
+        effects: list[Effect] = []
+        for micro_batch in self._micro_batches.values():
+            if micro_batch.place.next.device == peer and micro_batch.broken is None:
+                effects += [Send(peer, frame) for frame in micro_batch.outgoing.unanswered()]
+        return effects
+
+    # --- time ---
+
+    def tick(self, now: float) -> list[Effect]:
+        """Deadlines and pings; to be called about every quarter of a second, and never from a socket event."""
+        effects: list[Effect] = []
+        silent_s = now - self._coordinator_heard_s
+        for micro_batch in self._micro_batches.values():
+            if micro_batch.loop is None or micro_batch.broken is not None:
+                continue
+            if silent_s > COORDINATOR_SILENCE_S:
+                effects += self._cancel_all(micro_batch)
+            try:
+                micro_batch.loop.expire(now)
+            except AnswerTimeout as late:
+                hop = f"{self._device} → {micro_batch.place.next.device}"
+                effects += self._break(micro_batch, 0, AnswerTimeout(f"{hop}: {late}"))
+        if now - self._pinged_s >= PING_INTERVAL_S:
+            self._pinged_s = now
+            # A ping behind hidden states would measure the peer's computing, not the hop.
+            busy = {m.place.next.device for m in self._micro_batches.values() if m.sent_s}
+            for peer in sorted(self._peers.keys() - busy):
+                self._round_trips[peer].sent(round(now * 1e9))
+                effects.append(Send(peer, Frame(FrameKind.PING, 0, 0, 0, sent_ns=round(now * 1e9))))
+        return effects
+
+
+def _emit(events: list[FromSource]) -> list[Effect]:
+    return [Emit(event) for event in events]

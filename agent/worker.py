@@ -1,0 +1,298 @@
+"""The worker process: sockets, executor and stage in one blocking loop. No asyncio, no threads of its own.
+
+A job is run as soon as the frame that asks for it has been read; between two jobs the sockets are looked at once, so
+a cancel or another micro-batch's frame never waits longer than one run.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import sys
+import time
+from collections import deque
+
+from agent import step
+from agent.compute import kernels
+from agent.config import AgentConfig
+from agent.device.sensors.host import has_nvidia_device
+from agent.device.telemetry import TelemetryRecorder
+from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Run, Send
+from agent.errors import AgentError, BadMessage
+from agent.loader import LoadedModel, load_model
+from agent.log import configure
+from agent.micro_batch import NOTHING_LOADED, ModelShape
+from agent.stage import Stage
+from agent.wire import codec, messages
+from agent.wire.codec import FrameKind
+from agent.wire.control_plane import ControlClient
+from agent.wire.data_plane import DataPlane
+from agent.wire.events import Connected, ControlConnected, Controlled, Disconnected, Event, Readable, Received, Replied
+from agent.wire.messages import (
+    CancelSession,
+    CloseMicroBatch,
+    CoordinatorAlive,
+    Failed,
+    FromSource,
+    Load,
+    Loaded,
+    LoadProgress,
+    OpenMicroBatch,
+    OpenSession,
+    Rejected,
+    ResumeEvents,
+    ToSource,
+    Unload,
+    Welcome,
+    WorkerHello,
+)
+from agent.wire.security import AllowList, load_key_file
+from agent.worker_channel import ChannelClosed, Configure, Stop, ToWorker, WorkerChannel, WorkerReady, WorkerTick
+from planner.errors import PlannerError
+
+logger = logging.getLogger(__name__)
+
+POLL_MS = 250
+REPORT_INTERVAL_S = 0.5
+"""How often the supervisor hears from the loop: twice per heartbeat."""
+
+
+class Worker:
+    """Everything of one device that touches hidden states."""
+
+    def __init__(self, config: AgentConfig, channel: WorkerChannel) -> None:
+        keys = load_key_file(config.key_file)
+        self._config = config
+        self._channel = channel
+        self._peers = AllowList()
+        self._plane = DataPlane(keys, self._peers, config.bind)
+        self._coordinator = ControlClient(keys, config.coordinator, config.coordinator_key, f"{config.name}-worker")
+        self._plane.attach(self._coordinator)
+        self._plane.register(channel.fileno())
+        self._telemetry = TelemetryRecorder()
+        self._provider = "cpu"
+        self._stage = self._empty_stage()
+        self._loaded: LoadedModel | None = None
+        self._jobs: deque[Job] = deque()
+        self._tick = 0
+        self._reported_s = 0.0
+        self._stopping = False
+
+    def _empty_stage(self) -> Stage:
+        """A stage without a model: it refuses what it is asked, with a reason, instead of keeping silent."""
+        return Stage(self._config.name, NOTHING_LOADED, self._telemetry, time.monotonic())
+
+    def run(self) -> None:
+        """Serve until the supervisor says stop or is gone."""
+        self._provider = _probe(self._config)
+        self._channel.send(WorkerReady(self._plane.endpoint, self._provider))
+        try:
+            while not self._stopping:
+                for event in self._plane.poll(0 if self._jobs else POLL_MS):
+                    self._on_event(event)
+                if self._jobs:
+                    self._run_job(self._jobs.popleft())
+                self._on_time(time.monotonic())
+        except ChannelClosed:
+            logger.warning("supervisor_gone")
+        finally:
+            self._unload()
+            self._coordinator.close()
+            self._plane.close()
+
+    # --- events ---
+
+    def _on_event(self, event: Event) -> None:
+        now = time.monotonic()
+        match event:
+            case Received(origin, device, parts):
+                self._perform(self._stage.on_parts(origin, device, parts, now))
+            case Replied(peer, parts):
+                self._perform(self._stage.on_replied(peer, parts, now))
+            case Connected(peer, again):
+                logger.info("peer_connected", extra={"peer": peer, "again": again})
+                self._perform(self._stage.on_connected(peer))
+            case Disconnected(peer):
+                logger.warning("peer_disconnected", extra={"peer": peer})
+            case Readable():
+                for message in self._channel.receive(ToWorker):
+                    self._on_request(message)
+            case ControlConnected():
+                self._coordinator.send(messages.encode(WorkerHello(messages.PROTOCOL_VERSION, self._config.name)))
+            case Controlled(data):
+                self._on_control(data, now)
+
+    def _on_control(self, data: bytes, now: float) -> None:
+        try:
+            message: ToSource = messages.decode(data, ToSource)
+        except BadMessage as problem:
+            logger.error("bad_control_message", extra={"problem": str(problem)})
+            return
+        if isinstance(message, Rejected):
+            logger.error("coordinator_rejected_worker", extra={"code": message.code, "detail": message.detail})
+            return
+        self._stage.coordinator_heard(now)
+        match message:
+            case CoordinatorAlive():
+                pass
+            case OpenSession():
+                self._perform(self._stage.open_session(message, now))
+            case CancelSession(session):
+                self._perform(self._stage.cancel_session(session))
+            case ResumeEvents(session, index):
+                self._perform(self._stage.resume_events(session, index))
+
+    def _on_request(self, message: messages.ToAgent | Stop) -> None:
+        """A request of the coordinator that the supervisor passed on, or the supervisor's own."""
+        match message:
+            case Stop():
+                self._stopping = True
+            case Welcome():
+                self._peers.replace({peer.key: peer.device for peer in message.peers})
+            case Load():
+                self._load(message)
+            case Unload():
+                self._unload()
+            case OpenMicroBatch():
+                self._perform(self._stage.open_micro_batch(message))
+            case CloseMicroBatch():
+                self._perform(self._stage.close_micro_batch(message.micro_batch))
+
+    def _on_time(self, now: float) -> None:
+        if now - self._reported_s < REPORT_INTERVAL_S:
+            return
+        self._report(now)
+        self._perform(self._stage.tick(now))
+
+    def _report(self, now: float, busy: str = "") -> None:
+        self._reported_s = now
+        self._tick += 1
+        resident = self._loaded.memory_bytes if self._loaded else 0
+        self._channel.send(WorkerTick(self._tick, busy, resident, self._telemetry.snapshot()))
+
+    # --- effects ---
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(peer, frame):
+                    self._send(peer, frame)
+                case Run(job):
+                    self._jobs.append(job)
+                case Emit(message):
+                    self._emit(message)
+                case Reply(origin, frame):
+                    self._plane.reply(origin, codec.encode(frame, kernels.crc32c))
+                case Notify(notice):
+                    self._channel.send(notice)
+                case Connect(peer, endpoint, key):
+                    self._plane.connect(peer, endpoint, key)
+                case Disconnect(peer):
+                    self._plane.disconnect(peer)
+
+    def _send(self, peer: str, frame: codec.Frame) -> None:
+        parts = codec.encode(frame, kernels.crc32c)
+        if not self._plane.send(peer, parts):
+            return
+        size = sum(map(len, parts))
+        self._telemetry.add("frames_sent")
+        self._telemetry.add("bytes_sent", size)
+        # An answer to a decode step is part of what a token costs on the wire; an answer to a chunk is not.
+        if frame.kind is FrameKind.DECODE or (frame.kind is FrameKind.ANSWER and frame.sample):
+            self._telemetry.add("decode_frames_sent")
+            self._telemetry.add("decode_bytes_sent", size)
+
+    def _emit(self, message: FromSource) -> None:
+        # A message that cannot leave now is asked for again: the stage keeps every session's events.
+        self._coordinator.send(messages.encode(message))
+
+    def _run_job(self, job: Job) -> None:
+        if self._loaded is None:
+            return
+        try:
+            outcome = step.run(job, self._loaded.executor, time.monotonic)
+        except Exception as problem:  # whatever the runtime raises costs this micro-batch, not the process
+            logger.exception("run_failed", extra={"micro_batch": job.micro_batch, "step": job.step})
+            self._perform(self._stage.on_compute_failed(job, problem))
+            return
+        self._perform(self._stage.on_computed(job, outcome, time.monotonic()))
+
+    # --- models ---
+
+    def _load(self, request: Load) -> None:
+        name = self._config.name
+        if self._loaded is not None and self._loaded.request == request:
+            self._channel.send(self._loaded_message(0.0))
+            return
+        self._unload()
+        started_s = time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            self._report(time.monotonic(), f"loading layers {done} of {total}")
+            self._channel.send(LoadProgress(request.model, done, total))
+
+        try:
+            self._loaded = load_model(request, self._config, self._provider, progress)
+        except (AgentError, PlannerError) as problem:
+            logger.error("load_failed", extra={"model": request.model, "code": problem.code, "problem": str(problem)})
+            self._channel.send(Failed("load", problem.code, f"{name}: {problem}"))
+            return
+        except Exception as problem:  # a runtime that cannot load a graph must not take the device with it
+            logger.exception("load_failed", extra={"model": request.model})
+            self._channel.send(Failed("load", "load_failed", f"{name}: {type(problem).__name__}: {problem}"))
+            return
+        executor = self._loaded.executor
+        shape = ModelShape(
+            executor.spec.num_layers, executor.spec.hidden_size, request.slots, request.context, executor.resident
+        )
+        self._stage = Stage(name, shape, self._telemetry, time.monotonic())
+        # What a loaded model consists of lives until it is unloaded: the collector need not look at it every time.
+        gc.collect()
+        gc.freeze()
+        self._channel.send(self._loaded_message(time.monotonic() - started_s))
+
+    def _loaded_message(self, seconds: float) -> Loaded:
+        assert self._loaded is not None
+        request = self._loaded.request
+        return Loaded(request.model, request.digest, self._loaded.memory_bytes, seconds, self._loaded.batch_invariant)
+
+    def _unload(self) -> None:
+        self._jobs.clear()
+        self._perform(self._stage.close_all())
+        self._stage = self._empty_stage()
+        if self._loaded is not None:
+            self._loaded.executor.close()
+            self._loaded = None
+            gc.unfreeze()
+            gc.collect()
+
+
+def _probe(config: AgentConfig) -> str:
+    """The execution provider this device will compute with. Raises ProviderUnavailable for a configured one."""
+    if config.provider == "cpu" or (config.provider == "auto" and not has_nvidia_device()):
+        return "cpu"
+    # ONNX Runtime comes into memory here only where there is something to probe for.
+    from agent.compute.provider_probe import choose_provider
+
+    return choose_provider(config.provider)
+
+
+def main(descriptor: int) -> int:
+    """Entry of the child process; `descriptor` is its end of the pipe, whose first message is the configuration."""
+    channel = WorkerChannel(socket.socket(fileno=descriptor))
+    try:
+        first: Configure = channel.wait(Configure)
+        configuration = first.config()
+        configure(configuration.log_level, configuration.log_format, device=configuration.name, process="worker")
+        Worker(configuration, channel).run()
+    except AgentError as problem:
+        logger.error("worker_failed", extra={"code": problem.code, "problem": str(problem)})
+        return 1
+    except (ChannelClosed, KeyboardInterrupt):
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
