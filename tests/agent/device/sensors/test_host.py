@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from agent.device.sensors.host import (
     board_model,
     boot_id,
+    has_nvidia_device,
     memory_available_bytes,
     memory_total_bytes,
     model_memory_bytes,
@@ -84,6 +85,12 @@ def test_the_board_names_itself(tmp_path: Path) -> None:
     put(tmp_path, "proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
     assert board_model(tmp_path) == "NVIDIA Jetson Orin Nano Developer Kit"
     assert board_model(tmp_path / "none") == os.uname().machine
+
+
+def test_a_gpu_shows_by_its_device_node(tmp_path: Path) -> None:
+    assert not has_nvidia_device(tmp_path)
+    put(tmp_path, "dev/nvhost-gpu", "")
+    assert has_nvidia_device(tmp_path)
 
 
 def test_boot_id_is_that_of_the_kernel(tmp_path: Path) -> None:
