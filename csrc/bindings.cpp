@@ -166,18 +166,15 @@ class Kernels {
         const Floats floats = damage_view(hidden, position);
         if (threshold > kTwo32) refuse("threshold", "at most 2^32 expected");
         const edge::Place place{seed, layer, position};
-        compute(floats.bytes(), [&] {
-            edge::erase(*set_, floats.data, floats.rows, floats.width, threshold, scale, place);
-        });
+        compute(floats.bytes(),
+                [&] { edge::erase(*set_, floats.data, floats.rows, floats.width, threshold, scale, place); });
     }
 
     void add_noise(const py::array& hidden, float sigma, std::uint64_t seed, std::uint32_t layer,
                    std::uint32_t position) const {
         const Floats floats = damage_view(hidden, position);
         const edge::Place place{seed, layer, position};
-        compute(floats.bytes(), [&] {
-            edge::add_noise(*set_, floats.data, floats.rows, floats.width, sigma, place);
-        });
+        compute(floats.bytes(), [&] { edge::add_noise(*set_, floats.data, floats.rows, floats.width, sigma, place); });
     }
 
     std::uint32_t crc32c(const py::object& data, std::uint32_t seed) const {
@@ -211,9 +208,9 @@ PYBIND11_MODULE(_native, module) {
         .def("unpack_int8", &Kernels::unpack_int8, py::arg("payload"), py::arg("hidden"))
         .def("round_fp16", &Kernels::round_fp16, py::arg("hidden"))
         .def("round_bf16", &Kernels::round_bf16, py::arg("hidden"))
-        .def("erase", &Kernels::erase, py::arg("hidden"), py::arg("threshold"), py::arg("scale"), py::arg("seed"),
+        .def("erase", &Kernels::erase, py::arg("hidden"), py::arg("threshold"), py::arg("scale"), py::kw_only(),
+             py::arg("seed"), py::arg("layer"), py::arg("position"))
+        .def("add_noise", &Kernels::add_noise, py::arg("hidden"), py::arg("sigma"), py::kw_only(), py::arg("seed"),
              py::arg("layer"), py::arg("position"))
-        .def("add_noise", &Kernels::add_noise, py::arg("hidden"), py::arg("sigma"), py::arg("seed"), py::arg("layer"),
-             py::arg("position"))
         .def("crc32c", &Kernels::crc32c, py::arg("data"), py::arg("seed"));
 }

@@ -71,7 +71,7 @@ void pack_halves(const float* from, std::uint16_t* to, std::size_t size, bool st
         std::memcpy(reinterpret_cast<char*>(to) + at * sizeof(Half), halves, count * sizeof(Half));
     };
     std::size_t i = 0;
-    if (stream && reinterpret_cast<std::uintptr_t>(to) % sizeof(Half) == 0) {
+    if (stream && size >= 2 * kWidth && reinterpret_cast<std::uintptr_t>(to) % sizeof(Half) == 0) {
         i = (16 - reinterpret_cast<std::uintptr_t>(to) % 16) % 16 / sizeof(Half);
         convert_few(0, i);
         for (; i + kWidth <= size; i += kWidth)
@@ -112,9 +112,8 @@ void unpack_brain(const Brain* from, float* to, std::size_t size) {
 
 std::size_t round_half(float* values, std::size_t size) {
     __m256i clipped = _mm256_setzero_si256();
-    change_floats(values, size, [&](__m256 v, std::size_t) {
-        return _mm256_cvtph_ps(to_half(clip_to_half(v, clipped)));
-    });
+    change_floats(values, size,
+                  [&](__m256 v, std::size_t) { return _mm256_cvtph_ps(to_half(clip_to_half(v, clipped))); });
     return total(clipped);
 }
 
@@ -147,8 +146,8 @@ void quantize(const float* row, std::int8_t* to, std::size_t size, float scale) 
     std::size_t i = 0;
     for (; i + kWidth <= size; i += kWidth) {
         const __m256 quotient = _mm256_div_ps(_mm256_loadu_ps(row + i), divisor);
-        const __m256i wide = _mm256_cvtps_epi32(
-            _mm256_round_ps(quotient, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        const __m256i wide =
+            _mm256_cvtps_epi32(_mm256_round_ps(quotient, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
         const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
         const __m128i bytes = _mm_max_epi8(_mm_packs_epi16(words, words), smallest);
         _mm_storel_epi64(reinterpret_cast<__m128i*>(to + i), bytes);
@@ -213,7 +212,9 @@ struct Lanes {
     using Double = __m256d;
     using Bits = std::uint64_t __attribute__((vector_size(32)));
     static Double fill(double value) { return _mm256_set1_pd(value); }
-    static Bits fill_bits(std::uint64_t value) { return reinterpret_cast<Bits>(_mm256_set1_epi64x(static_cast<long long>(value))); }
+    static Bits fill_bits(std::uint64_t value) {
+        return reinterpret_cast<Bits>(_mm256_set1_epi64x(static_cast<long long>(value)));
+    }
     static Bits to_bits(Double value) { return reinterpret_cast<Bits>(value); }
     static Double from_bits(Bits bits) { return reinterpret_cast<Double>(bits); }
     static Double less(Double a, Double b) { return _mm256_cmp_pd(a, b, _CMP_LT_OQ); }
@@ -248,8 +249,13 @@ struct CrcStep {
 
 extern const KernelSet kAvx2;
 const KernelSet kAvx2 = {
-    "avx2",      pack_half,         unpack_half, round_half, pack_brain,    unpack_brain, round_brain,
-    largest_magnitude, quantize,    dequantize,  random_blocks, erase_tile, noise_tile,   crc32c_interleaved<CrcStep>,
+    "avx2",        pack_half,
+    unpack_half,   round_half,
+    pack_brain,    unpack_brain,
+    round_brain,   largest_magnitude,
+    quantize,      dequantize,
+    random_blocks, erase_tile,
+    noise_tile,    crc32c_interleaved<CrcStep>,
 };
 
 }  // namespace edge

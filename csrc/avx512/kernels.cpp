@@ -18,8 +18,7 @@ __mmask16 first_lanes(std::size_t count) {
 __m512 quiet_nans(__m512 values) {
     const __mmask16 nans = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
     const __m512i bits = _mm512_castps_si512(values);
-    return _mm512_castsi512_ps(
-        _mm512_mask_or_epi32(bits, nans, bits, _mm512_set1_epi32(static_cast<int>(kQuietBit))));
+    return _mm512_castsi512_ps(_mm512_mask_or_epi32(bits, nans, bits, _mm512_set1_epi32(static_cast<int>(kQuietBit))));
 }
 
 // Clips to +-65504 and counts what was clipped in `count`'s lanes. The minimum's second operand wins for a NaN.
@@ -49,7 +48,7 @@ __m256i to_brain(__m512 values) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32
 template <class Convert>
 void pack_halves(const float* from, std::uint16_t* to, std::size_t size, bool stream, Convert convert) {
     std::size_t i = 0;
-    if (stream && reinterpret_cast<std::uintptr_t>(to) % sizeof(Half) == 0) {
+    if (stream && size >= 4 * kWidth && reinterpret_cast<std::uintptr_t>(to) % sizeof(Half) == 0) {
         const std::size_t before = (64 - reinterpret_cast<std::uintptr_t>(to) % 64) % 64 / sizeof(Half);
         for (; i < before; i += kWidth) {
             const __mmask16 lanes = first_lanes(before - i);
@@ -118,9 +117,8 @@ std::size_t round_half(float* values, std::size_t size) {
 
 void round_brain(float* values, std::size_t size) {
     const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000U));
-    change_floats(values, size, [&](__m512 v) {
-        return _mm512_castsi512_ps(_mm512_and_si512(round_to_brain(v), upper));
-    });
+    change_floats(values, size,
+                  [&](__m512 v) { return _mm512_castsi512_ps(_mm512_and_si512(round_to_brain(v), upper)); });
 }
 
 std::uint32_t largest_magnitude(const float* row, std::size_t size) {
@@ -207,7 +205,9 @@ struct Lanes {
     using Double = __m512d;
     using Bits = std::uint64_t __attribute__((vector_size(64)));
     static Double fill(double value) { return _mm512_set1_pd(value); }
-    static Bits fill_bits(std::uint64_t value) { return reinterpret_cast<Bits>(_mm512_set1_epi64(static_cast<long long>(value))); }
+    static Bits fill_bits(std::uint64_t value) {
+        return reinterpret_cast<Bits>(_mm512_set1_epi64(static_cast<long long>(value)));
+    }
     static Bits to_bits(Double value) { return reinterpret_cast<Bits>(value); }
     static Double from_bits(Bits bits) { return reinterpret_cast<Double>(bits); }
     static __mmask8 less(Double a, Double b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
@@ -237,8 +237,8 @@ struct CrcStep {
 
 extern const KernelSet kAvx512;
 const KernelSet kAvx512 = {
-    "avx512",    pack_half,         unpack_half, round_half, pack_brain,    unpack_brain, round_brain,
-    largest_magnitude, quantize,    dequantize,  random_blocks, erase_tile, noise_tile,   crc32c_interleaved<CrcStep>,
+    "avx512",          pack_half, unpack_half, round_half,    pack_brain, unpack_brain, round_brain,
+    largest_magnitude, quantize,  dequantize,  random_blocks, erase_tile, noise_tile,   crc32c_interleaved<CrcStep>,
 };
 
 }  // namespace edge

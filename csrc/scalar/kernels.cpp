@@ -109,8 +109,8 @@ void noise_tile(float* values, const std::uint32_t* words, std::size_t size, flo
 
 extern const KernelSet kScalar;
 const KernelSet kScalar = {
-    "scalar",    pack_half,         unpack_half, round_half, pack_brain,    unpack_brain, round_brain,
-    largest_magnitude, quantize,    dequantize,  random_blocks, erase_tile, noise_tile,   crc32c_sliced,
+    "scalar",          pack_half, unpack_half, round_half,    pack_brain, unpack_brain, round_brain,
+    largest_magnitude, quantize,  dequantize,  random_blocks, erase_tile, noise_tile,   crc32c_sliced,
 };
 
 }  // namespace edge
