@@ -1,0 +1,214 @@
+"""One model across three agents on this machine, and the same tokens in one process. Run by `make demo`.
+
+Everything is real: processes, sockets with CURVE keys made for the occasion, the HTTP API. It ends by itself; with
+--keep it goes on serving until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import shutil
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from processes import Processes, ProcessFailed, free_ports, output_of
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+MODEL = Path(__file__).resolve().parent / "models" / "wiki-32l"
+PROMPT = "The history of the river begins"
+MAX_TOKENS = 120
+SEED = 7
+TEMPERATURE = 0.8
+DEVICES = {"alpha": "600 MiB", "beta": "400 MiB", "gamma": "200 MiB"}
+"""Three devices of different size on one machine: the split follows their memory limits."""
+
+READY_PATIENCE_S = 90.0
+POLL_S = 0.1
+
+console = Console(highlight=False)
+BIN = Path(sys.executable).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="keep serving after the demo")
+    keep = parser.parse_args().keep
+    directory = Path(tempfile.mkdtemp(prefix="edgectl-demo-"))
+    processes = Processes(directory)
+    try:
+        with processes:
+            return run(directory, processes, keep)
+    except KeyboardInterrupt:
+        console.print("\nstopped")
+        return 130
+    except (ProcessFailed, OSError, http.client.HTTPException) as problem:
+        console.print(f"\n[red]failed:[/red] {problem}", markup=True)
+        if not isinstance(problem, ProcessFailed):
+            console.print(processes.logs(), markup=False)
+        return 1
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def run(directory: Path, processes: Processes, keep: bool) -> int:
+    """The demo from keys to parity; returns the exit status."""
+    control_port, http_port = free_ports(2)
+    cluster = directory / "cluster.toml"
+    url = f"http://127.0.0.1:{http_port}"
+    make_cluster(directory, cluster, control_port, http_port)
+    processes.start("coordinator", [BIN / "edgectl", "serve", "--cluster", cluster, "--model", MODEL])
+    for name in DEVICES:
+        processes.start(name, [BIN / "edge-agent", "run", "--config", directory / f"{name}.toml"])
+    wait_until_ready(url, processes)
+    show_devices(status_of(cluster))
+    answer = show_answer(url)
+    processes.check()
+    show_stages(status_of(cluster))
+    identical = answer == local_answer(cluster)
+    console.print(f"\nparity: {'[green]identical[/green]' if identical else '[red]different[/red]'}")
+    if keep and identical:
+        keep_serving(url, processes)
+    return 0 if identical else 1
+
+
+def make_cluster(directory: Path, cluster: Path, control_port: int, http_port: int) -> None:
+    """Keys and configuration, as a person would make them; each device's lines go into cluster.toml."""
+    endpoint = f"tcp://127.0.0.1:{control_port}"
+    init = [BIN / "edgectl", "init", "--cluster", cluster, "--bind", endpoint, "--http", f"127.0.0.1:{http_port}"]
+    key = output_of(init).strip().splitlines()[-1]
+    for name, memory_limit in DEVICES.items():
+        config = directory / f"{name}.toml"
+        lines = output_of(
+            [
+                *(BIN / "edge-agent", "init", "--config", config, "--name", name),
+                *("--coordinator", endpoint, "--coordinator-key", key),
+                *("--bind", "tcp://127.0.0.1:0", "--models-dir", MODEL.parent),
+            ]
+        )
+        with cluster.open("a", encoding="utf-8") as file:
+            file.write(f"\n{lines}")
+        with config.open("a", encoding="utf-8") as file:
+            file.write(f'memory_limit = "{memory_limit}"\ncache_dir = "{directory / "cache"}"\n')
+
+
+def wait_until_ready(url: str, processes: Processes) -> None:
+    """Poll /healthz until every device has its layers. Raises ProcessFailed when one ends or it takes too long."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    deadline_s = time.monotonic() + READY_PATIENCE_S
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("starting a coordinator and three agents", total=len(DEVICES) + 1)
+        while time.monotonic() < deadline_s:
+            processes.check()
+            health = health_of(url)
+            if health.get("ready"):
+                return
+            done = health.get("devices_connected", 0)
+            progress.update(bar, completed=done, description=health.get("detail") or "starting the coordinator")
+            time.sleep(POLL_S)
+    raise ProcessFailed(f"not ready after {READY_PATIENCE_S:.0f} s\n\n{processes.logs()}")
+
+
+def health_of(url: str) -> dict[str, Any]:
+    """The body of /healthz, whatever its status; empty while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=5) as response:
+            body = response.read()
+    except urllib.error.HTTPError as unready:
+        body = unready.read()
+    except OSError:
+        return {}
+    parsed: dict[str, Any] = json.loads(body)
+    return parsed
+
+
+def status_of(cluster: Path) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(output_of([BIN / "edgectl", "status", "--cluster", cluster, "--json"]))
+    return parsed
+
+
+def show_devices(status: dict[str, Any]) -> None:
+    table = Table("device", "layers", "memory", "provider", title=status["model"], title_justify="left", box=None)
+    for device in status["devices"]:
+        layers = ", ".join(f"[{start}, {stop})" for start, stop in device["layers"])
+        table.add_row(device["name"], layers, f"{device['memory_bytes'] / 2**20:.0f} MiB", device["provider"])
+    console.print(table)
+
+
+def show_answer(url: str) -> str:
+    """Stream a completion, printing tokens as they come; returns the whole text."""
+    console.print(f"\n[bold]{PROMPT}[/bold]", end="")
+    text = ""
+    for piece in stream(url):
+        console.print(piece, end="", markup=False, soft_wrap=True)
+        text += piece
+    console.print("\n")
+    return text
+
+
+def stream(url: str) -> Iterator[str]:
+    """Pieces of text of one streamed completion, as server-sent events bring them."""
+    body = {
+        "model": MODEL.name,
+        "prompt": PROMPT,
+        "max_tokens": MAX_TOKENS,
+        "temperature": TEMPERATURE,
+        "seed": SEED,
+        "stream": True,
+    }
+    request = urllib.request.Request(
+        f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        for line in response:
+            if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
+                event = json.loads(line[len(b"data: ") :])
+                if "error" in event:
+                    raise ProcessFailed(f"the answer broke off: {event['error']['message']}")
+                yield from (choice["text"] for choice in event["choices"])
+
+
+def show_stages(status: dict[str, Any]) -> None:
+    table = Table(box=None)
+    for heading in ("stage", "layers", "compute ms", "wire ms", "wait ms", "bytes/token", "tokens/s"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage in status["stages"]:
+        start, stop = stage["layers"]
+        times = (number(stage[key], 2) for key in ("compute_ms", "wire_ms", "wait_ms"))
+        rates = (number(stage["bytes_per_token"], 0), number(status["tokens_per_s"], 1))
+        table.add_row(stage["device"], f"[{start}, {stop})", *times, *rates)
+    console.print(table)
+
+
+def number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def local_answer(cluster: Path) -> str:
+    """The same prompt and seed in one process, without any agent."""
+    command = [BIN / "edgectl", "generate", "--local", "--model", MODEL, "--max-tokens", str(MAX_TOKENS)]
+    command += ["--temperature", str(TEMPERATURE), "--seed", str(SEED), "--json", PROMPT]
+    with console.status("the same prompt and seed in one process"):
+        answer: str = json.loads(output_of(command))["text"]
+    return answer
+
+
+def keep_serving(url: str, processes: Processes) -> None:
+    body = json.dumps({"model": MODEL.name, "prompt": PROMPT, "max_tokens": 40, "stream": True})
+    console.print("\nserving until Ctrl-C; try\n")
+    console.print(f"curl -N {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'", soft_wrap=True)
+    processes.wait_any()
+    processes.check()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
