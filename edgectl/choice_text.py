@@ -66,11 +66,7 @@ class ChoiceText:
 
     def finish(self) -> Piece | None:
         """What is still held back when the choice ends; nothing after a stop string."""
-        if self.stopped:
-            return None
-        text = self._stops.push(self._detokenizer.flush())
-        text += self._stops.flush()
-        return self._piece(text, last=not self.stopped)
+        return None if self.stopped else self._piece(self._stops.flush(), last=True)
 
     def _token_bytes(self, token: int) -> bytes:
         if not self._at_start:

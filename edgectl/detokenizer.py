@@ -2,7 +2,7 @@
 
 A token may end inside a UTF-8 character. The incremental decoder keeps at most three such bytes and never looks back;
 bytes that are no UTF-8 become U+FFFD, one per maximal subpart (Unicode 16, 3.9, table 3-8), exactly as the tokenizers'
-own lossy decoding of the whole byte sequence would make them.
+own lossy decoding of the whole byte sequence would make them. A sequence that ends inside a character ends before it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,3 @@ class Detokenizer:
     def push(self, token_bytes: bytes) -> str:
         """The characters that these bytes complete; empty while a character is under way."""
         return self._decoder.decode(token_bytes)
-
-    def flush(self) -> str:
-        """What a sequence that ends here leaves: U+FFFD for a character that was never completed."""
-        return self._decoder.decode(b"", final=True)

@@ -82,7 +82,10 @@ class Engine(Protocol):
     async def open(
         self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, stop_ids: Sequence[int]
     ) -> Generation:
-        """Opens a session; waits at most until a row is free. Raises EngineError (`no_agent`, `queue_full`, …)."""
+        """Opens a session; waits at most until a row is free. Raises EngineError (`no_agent`, `queue_full`, …).
+
+        Cancelling the task that waits here withdraws the session.
+        """
         ...
 
     def health(self) -> Health: ...

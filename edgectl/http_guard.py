@@ -76,6 +76,9 @@ class Guard:
                 await self._app(scope, receive, counted)
             else:
                 await self._respond(refusal, scope, receive, counted)
+        except Exception:
+            status = 500 if status == CLIENT_GONE else status
+            raise
         finally:
             self._answered(scope["path"], status)
 

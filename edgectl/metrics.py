@@ -23,17 +23,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FIRST_TOKEN_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0)
 _NEXT_TOKEN_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
-_HISTOGRAM_HELP: dict[HistogramName, str] = {
-    "decode_compute_seconds": "One decode step through the layers of this stage",
-    "decode_held_seconds": "Decode frame received to answer sent, everything downstream included",
-    "decode_step_seconds": "One token to the next at the source",
-    "decode_wait_seconds": "A stage idle between two steps of a micro-batch",
-    "decode_wire_seconds": "Decode frame sent to answered, less the time held downstream",
-    "prefill_compute_seconds": "One prefill chunk through the layers of this stage",
-    "prefill_wire_seconds": "Prefill frame sent to answered, less the time held downstream",
-    "sample_seconds": "Choosing a token at the last stage",
-}
-
 
 class Metrics:
     """Counts of one app; it is the `Observer` of every answer."""
@@ -108,8 +97,8 @@ class _DeviceCollector(Collector):
         ):
             yield GaugeMetricFamily(name, meaning, value=value)
         telemetry = dict(self._engine.telemetry())
-        for histogram, meaning in _HISTOGRAM_HELP.items():
-            family = HistogramMetricFamily(f"edge_{histogram}", meaning, labels=["device"])
+        for histogram in get_args(HistogramName):
+            family = HistogramMetricFamily(f"edge_{histogram}", _meaning(histogram), labels=["device"])
             for device, totals in telemetry.items():
                 snapshot = totals.histograms.get(histogram)
                 # An agent of another version may have other buckets: its numbers would be wrong under ours.
@@ -117,7 +106,7 @@ class _DeviceCollector(Collector):
                     family.add_metric([device], _cumulative(snapshot), snapshot.sum)
             yield family
         for counter in get_args(CounterName):
-            counts = CounterMetricFamily(f"edge_{counter}", counter.replace("_", " ").capitalize(), labels=["device"])
+            counts = CounterMetricFamily(f"edge_{counter}", _meaning(counter), labels=["device"])
             for device, totals in telemetry.items():
                 counts.add_metric([device], totals.counters.get(counter, 0))
             yield counts
@@ -126,6 +115,10 @@ class _DeviceCollector(Collector):
             for reason in RefusalReason:
                 refused.add_metric([device, reason.value], totals.counters.get(REFUSED_PREFIX + reason.value, 0))
         yield refused
+
+
+def _meaning(name: str) -> str:
+    return f"{name.replace('_', ' ').capitalize()} of each device, since its worker started"
 
 
 def _cumulative(snapshot: HistogramSnapshot) -> list[tuple[str, float]]:

@@ -68,7 +68,7 @@ class Tokenizer:
 
         The template writes the special tokens itself. Raises ChatTemplateError when it refuses the messages.
         """
-        import jinja2  # noqa: PLC0415 - comes with transformers, loaded as late
+        import jinja2
 
         try:
             text = self._fast.apply_chat_template(
@@ -139,7 +139,7 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
             f"{path} is missing: the tokenizer is read from there (transformers' `tokenizer.save_pretrained` makes it "
             "where a model has only tokenizer.model)"
         )
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - see the module's docstring
+    from transformers import PreTrainedTokenizerFast
 
     try:
         fast = PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
