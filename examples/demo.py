@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -19,10 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from processes import Processes, ProcessFailed, free_ports, output_of
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from agent.config import toml_text
 
 MODEL = Path(__file__).resolve().parent / "models" / "wiki-32l"
 PROMPT = "The history of the river begins"
@@ -44,6 +48,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep serving after the demo")
     keep = parser.parse_args().keep
     directory = Path(tempfile.mkdtemp(prefix="edgectl-demo-"))
+    os.environ["EDGE_COORDINATOR__STATE_DIR"] = str(directory / "state")
     processes = Processes(directory)
     try:
         with processes:
@@ -84,8 +89,8 @@ def run(directory: Path, processes: Processes, keep: bool) -> int:
 def make_cluster(directory: Path, cluster: Path, control_port: int, http_port: int) -> None:
     """Keys and configuration, as a person would make them; each device's lines go into cluster.toml."""
     endpoint = f"tcp://127.0.0.1:{control_port}"
-    init = [BIN / "edgectl", "init", "--cluster", cluster, "--bind", endpoint, "--http", f"127.0.0.1:{http_port}"]
-    key = output_of(init).strip().splitlines()[-1]
+    init = [BIN / "edgectl", "init", "--dir", directory, "--bind", endpoint, "--http", f"127.0.0.1:{http_port}"]
+    key = msgspec.toml.decode(output_of(init))["coordinator_key"]
     for name, memory_limit in DEVICES.items():
         config = directory / f"{name}.toml"
         lines = output_of(
@@ -98,7 +103,7 @@ def make_cluster(directory: Path, cluster: Path, control_port: int, http_port: i
         with cluster.open("a", encoding="utf-8") as file:
             file.write(f"\n{lines}")
         with config.open("a", encoding="utf-8") as file:
-            file.write(f'memory_limit = "{memory_limit}"\ncache_dir = "{directory / "cache"}"\n')
+            file.write(toml_text({"memory_limit": memory_limit, "cache_dir": str(directory / "cache")}))
 
 
 def wait_until_ready(url: str, processes: Processes) -> None:
