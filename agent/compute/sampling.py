@@ -110,6 +110,8 @@ def _adjusted(logits: Float32, params: SamplingParams, counts: Mapping[int, int]
             if count > 0:
                 penalty = count * params.frequency_penalty + params.presence_penalty
                 changes[token] = changes.get(token, 0.0) - penalty
+        if changes and not (min(changes) >= 0 and max(changes) < logits.shape[0]):
+            raise CannotSample(f"token {max(changes)} was counted; tokens are 0 to {logits.shape[0] - 1}")
     if not changes:
         return logits
     adjusted: Float32 = logits.copy()
