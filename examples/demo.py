@@ -79,7 +79,7 @@ def run(directory: Path, processes: Processes, keep: bool) -> int:
     answer = show_answer(url)
     processes.check()
     show_stages(status_of(cluster))
-    identical = answer == local_answer(cluster)
+    identical = answer == local_answer()
     console.print(f"\nparity: {'[green]identical[/green]' if identical else '[red]different[/red]'}")
     if keep and identical:
         keep_serving(url, processes)
@@ -149,19 +149,19 @@ def show_devices(status: dict[str, Any]) -> None:
     console.print(table)
 
 
-def show_answer(url: str) -> str:
-    """Stream a completion, printing tokens as they come; returns the whole text."""
+def show_answer(url: str) -> list[int]:
+    """Stream a completion, printing text as it comes; returns the token ids."""
     console.print(f"\n[bold]{PROMPT}[/bold]", end="")
-    text = ""
-    for piece in stream(url):
-        console.print(piece, end="", markup=False, soft_wrap=True)
-        text += piece
+    ids: list[int] = []
+    for choice in stream(url):
+        console.print(choice["text"], end="", markup=False, soft_wrap=True)
+        ids += choice["token_ids"]
     console.print("\n")
-    return text
+    return ids
 
 
-def stream(url: str) -> Iterator[str]:
-    """Pieces of text of one streamed completion, as server-sent events bring them."""
+def stream(url: str) -> Iterator[dict[str, Any]]:
+    """Choices of one streamed completion, as server-sent events bring them."""
     body = {
         "model": MODEL.name,
         "prompt": PROMPT,
@@ -169,6 +169,9 @@ def stream(url: str) -> Iterator[str]:
         "temperature": TEMPERATURE,
         "seed": SEED,
         "stream": True,
+        # Two extensions, so that tokens are compared and not text, and always as many.
+        "return_token_ids": True,
+        "ignore_eos": True,
     }
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -179,7 +182,7 @@ def stream(url: str) -> Iterator[str]:
                 event = json.loads(line[len(b"data: ") :])
                 if "error" in event:
                     raise ProcessFailed(f"the answer broke off: {event['error']['message']}")
-                yield from (choice["text"] for choice in event["choices"])
+                yield from event["choices"]
 
 
 def show_stages(status: dict[str, Any]) -> None:
@@ -198,13 +201,13 @@ def number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def local_answer(cluster: Path) -> str:
-    """The same prompt and seed in one process, without any agent."""
+def local_answer() -> list[int]:
+    """Token ids of the same prompt and seed in one process, without any agent."""
     command = [BIN / "edgectl", "generate", "--local", "--model", MODEL, "--max-tokens", str(MAX_TOKENS)]
-    command += ["--temperature", str(TEMPERATURE), "--seed", str(SEED), "--json", PROMPT]
+    command += ["--temperature", str(TEMPERATURE), "--seed", str(SEED), "--ignore-eos", "--json", PROMPT]
     with console.status("the same prompt and seed in one process"):
-        answer: str = json.loads(output_of(command))["text"]
-    return answer
+        ids: list[int] = json.loads(output_of(command))["ids"]
+    return ids
 
 
 def keep_serving(url: str, processes: Processes) -> None:

@@ -14,14 +14,14 @@ import threading
 import time
 from collections import deque
 
-_PACKAGE = re.compile(r"^\s*(?:Collecting|Requirement already satisfied:) ([A-Za-z0-9._-]+)")
+_PACKAGE = re.compile(r"^\s*(?:Collecting|Requirement already satisfied:|Processing \S*/) ?([A-Za-z0-9._]+)")
 _PHASES = (
     ("Building editable", "compiling the extension"),
     ("Building wheel", "compiling the extension"),
     ("Installing collected", "unpacking"),
 )
 _BAR_WIDTH = 24
-_EXPECTED_PACKAGES = 60
+_EXPECTED_PACKAGES = 50
 """Only the bar's scale: a serving installation brings about as many."""
 _REDRAW_S = 0.2
 _KEPT_LINES = 400
