@@ -25,8 +25,13 @@ class ApiError(Exception):
 
     @classmethod
     def of_engine(cls, error: EngineError) -> ApiError:
-        """The client's view of an EngineError: the table's sentence, never the detail."""
-        return cls(error.code, retry_after_s=error.retry_after_s)
+        """The client's view of an EngineError: the table's sentence, never the detail.
+
+        A code that would blame the request (a device without the model: `model_not_found`) becomes `agent_error`.
+        """
+        status = failure_of(error.code).http_status
+        blames_server = status >= 500 or status == 429
+        return cls(error.code if blames_server else "agent_error", retry_after_s=error.retry_after_s)
 
     def body(self) -> dict[str, object]:
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}

@@ -49,9 +49,7 @@ async def serving(
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve_http(app, "127.0.0.1", 0, lambda _, port: ready.set_result(port)))
     try:
-        await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
-        port = ready.result() if ready.done() else await task
-        assert port is not None
+        port = await asyncio.wait_for(ready, 10)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             yield Served(engine, port, client)
     finally:
