@@ -112,9 +112,8 @@ class Answer:
             self._events.put_nowait(ApiError("internal_error"))
 
     async def _session(self, choice: Choice) -> None:
-        generation = await self._engine.open(
-            choice.prompt, choice.max_tokens, choice.sampling, self._tokenizer.stop_ids
-        )
+        stop_ids = () if choice.ignore_eos else self._tokenizer.stop_ids
+        generation = await self._engine.open(choice.prompt, choice.max_tokens, choice.sampling, stop_ids)
         self._observer.session_opened()
         outcome = "cancelled"
         try:

@@ -34,6 +34,8 @@ class Choice:
     """The answer stands alone (a leading space of SentencePiece is dropped) instead of going on with the prompt."""
     echo: str = ""
     """Text sent before the first token."""
+    ignore_eos: bool = False
+    """Stop ids are tokens like any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Ask:
     chat: bool
     stream: bool
     include_usage: bool
+    token_ids: bool = False
+    """Token ids are sent with the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ def read_completion(body: CompletionBody, tokenizer: Tokenizer, context: int, dr
                     stop=body.stop_strings,
                     begins_text=all(tokenizer.is_special(token) for token in prompt.ids),
                     echo=prompt.text() if body.echo else "",
+                    ignore_eos=bool(body.ignore_eos),
                 )
             )
     return _ask(body, choices, sum(len(prompt.ids) for prompt in prompts), chat=False)
@@ -106,7 +111,15 @@ def read_chat(body: ChatBody, tokenizer: Tokenizer, context: int, draw_seed: Cal
     seed = draw_seed() if body.seed is None else body.seed
     sampling = _sampling(body, tokenizer, bool(body.logprobs), body.top_logprobs or 0)
     choices = [
-        Choice(index, prompt, limit, _seeded(sampling, seed + index), body.stop_strings, begins_text=True)
+        Choice(
+            index,
+            prompt,
+            limit,
+            _seeded(sampling, seed + index),
+            body.stop_strings,
+            begins_text=True,
+            ignore_eos=bool(body.ignore_eos),
+        )
         for index in range(body.n or 1)
     ]
     return _ask(body, choices, len(prompt), chat=True)
@@ -121,6 +134,7 @@ def _ask(body: Body, choices: Sequence[Choice], prompt_tokens: int, *, chat: boo
         chat=chat,
         stream=bool(body.stream),
         include_usage=bool(body.stream_options is not None and body.stream_options.include_usage),
+        token_ids=bool(body.return_token_ids),
     )
 
 

@@ -43,6 +43,10 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=1 << 20)] | None = None
     """Extension: 0 is off."""
+    ignore_eos: bool | None = None
+    """Extension: only a length or a stop string ends the answer."""
+    return_token_ids: bool | None = None
+    """Extension: every choice and chunk says the ids of its tokens in `token_ids`."""
     max_tokens: TokenLimit | None = None
     max_completion_tokens: TokenLimit | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES_PER_PROMPT)] | None = None

@@ -72,7 +72,7 @@ def usage_of(prompt_tokens: int, completion_tokens: int) -> Json:
 def shape_of(ask: Ask, envelope: Envelope, tokenizer: Tokenizer) -> Shape:
     logprobs = ask.choices[0].sampling.logprobs
     shape = ChatShape if ask.chat else CompletionShape
-    return shape(envelope, tokenizer, logprobs=logprobs, usage_in_chunks=ask.include_usage)
+    return shape(envelope, tokenizer, logprobs=logprobs, usage_in_chunks=ask.include_usage, token_ids=ask.token_ids)
 
 
 class _Chunks:
@@ -80,11 +80,20 @@ class _Chunks:
 
     chunk_object: str
 
-    def __init__(self, envelope: Envelope, tokenizer: Tokenizer, *, logprobs: bool, usage_in_chunks: bool) -> None:
+    def __init__(
+        self,
+        envelope: Envelope,
+        tokenizer: Tokenizer,
+        *,
+        logprobs: bool,
+        usage_in_chunks: bool,
+        token_ids: bool = False,
+    ) -> None:
         self._envelope = envelope
         self._tokenizer = tokenizer
         self._logprobs = logprobs
         self._usage_in_chunks = usage_in_chunks
+        self._token_ids = token_ids
 
     def closing(self, usage: Json) -> Json:
         return {**self._chunk(), "choices": [], "usage": usage}
@@ -96,6 +105,10 @@ class _Chunks:
             "created": self._envelope.created,
             "model": self._envelope.model,
         }
+
+    def _ids(self, tokens: Sequence[ShownToken] | None) -> Json:
+        """The extension `token_ids`, where it was asked for."""
+        return {"token_ids": [shown.token for shown in tokens]} if self._token_ids and tokens is not None else {}
 
     def _chunk(self, **choice: Any) -> Json:
         chunk: Json = {**self._object(self.chunk_object), "choices": [choice]}
@@ -111,7 +124,7 @@ class ChatShape(_Chunks):
         return self._choice(index, {"role": "assistant", "content": ""})
 
     def delta(self, piece: Piece) -> Json:
-        return self._choice(piece.index, {"content": piece.text}, self._shown(piece.tokens))
+        return self._choice(piece.index, {"content": piece.text}, piece.tokens)
 
     def ending(self, index: int, reason: str) -> Json:
         return self._choice(index, {}, None, reason)
@@ -123,13 +136,17 @@ class ChatShape(_Chunks):
                 "message": {"role": "assistant", "content": "".join(choice.text), "refusal": None},
                 "logprobs": self._shown(choice.shown),
                 "finish_reason": choice.reason,
+                **self._ids(choice.shown),
             }
             for index, choice in enumerate(choices)
         ]
         return {**self._object("chat.completion"), "choices": rendered, "usage": usage}
 
-    def _choice(self, index: int, delta: Json, logprobs: Json | None = None, reason: str | None = None) -> Json:
-        return self._chunk(index=index, delta=delta, logprobs=logprobs, finish_reason=reason)
+    def _choice(
+        self, index: int, delta: Json, tokens: Sequence[ShownToken] | None = None, reason: str | None = None
+    ) -> Json:
+        logprobs = None if tokens is None else self._shown(tokens)
+        return self._chunk(index=index, delta=delta, logprobs=logprobs, finish_reason=reason, **self._ids(tokens))
 
     def _shown(self, tokens: Sequence[ShownToken]) -> Json | None:
         if not self._logprobs:
@@ -160,7 +177,7 @@ class CompletionShape(_Chunks):
         return None
 
     def delta(self, piece: Piece) -> Json:
-        return self._choice(piece.index, piece.text, self._shown(piece.tokens))
+        return self._choice(piece.index, piece.text, piece.tokens)
 
     def ending(self, index: int, reason: str) -> Json:
         return self._choice(index, "", None, reason)
@@ -172,13 +189,15 @@ class CompletionShape(_Chunks):
                 "text": "".join(choice.text),
                 "logprobs": self._shown(choice.shown),
                 "finish_reason": choice.reason,
+                **self._ids(choice.shown),
             }
             for index, choice in enumerate(choices)
         ]
         return {**self._object("text_completion"), "choices": rendered, "usage": usage}
 
-    def _choice(self, index: int, text: str, logprobs: Json | None, reason: str | None = None) -> Json:
-        return self._chunk(index=index, text=text, logprobs=logprobs, finish_reason=reason)
+    def _choice(self, index: int, text: str, tokens: Sequence[ShownToken] | None, reason: str | None = None) -> Json:
+        logprobs = None if tokens is None else self._shown(tokens)
+        return self._chunk(index=index, text=text, logprobs=logprobs, finish_reason=reason, **self._ids(tokens))
 
     def _shown(self, tokens: Sequence[ShownToken]) -> Json | None:
         if not self._logprobs:
