@@ -39,8 +39,8 @@ class ControlServer(Protocol):
     async def receive(self) -> tuple[bytes, str, bytes]:
         """Next message: connection, device its key belongs to, bytes."""
 
-    async def send(self, origin: bytes, data: bytes) -> None:
-        """Sends on a connection; one that is gone takes the message with it."""
+    async def send(self, origin: bytes, data: bytes) -> bool:
+        """False when the connection is gone; the message is with it."""
 
 
 class Reporter:
@@ -200,7 +200,9 @@ class Coordinator:
     async def _send(self, server: ControlServer) -> None:
         while True:
             effect = await self._outbox.get()
-            await server.send(effect.origin, encode(effect.message))
+            # Lost with its connection: a device that comes back says Hello, and a source is asked what it missed.
+            if not await server.send(effect.origin, encode(effect.message)):
+                logger.debug("message_lost", extra={"kind": type(effect.message).__name__})
             self._outbox.task_done()
 
     async def _tick(self) -> None:

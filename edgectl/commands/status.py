@@ -1,0 +1,79 @@
+"""`edgectl status`: devices, stages and rates of a running coordinator."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from edgectl.output import emit, emit_json, mib, table
+
+
+def status(
+    url: Annotated[str | None, typer.Option(help="The coordinator's HTTP address.", envvar="EDGE_URL")] = None,
+    cluster: Annotated[str | None, typer.Option(help="cluster.toml whose coordinator is asked.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole status as one line of JSON.")] = False,
+) -> None:
+    """Show devices, their layers and memory, and where a token spends its time."""
+    from edgectl.client import Client, coordinator_url
+
+    answer = Client(coordinator_url(url, cluster)).status()
+    if as_json:
+        emit_json(answer)
+    else:
+        emit(describe(answer))
+
+
+def describe(answer: dict[str, Any]) -> str:
+    """The status as text for a terminal."""
+    plan = answer["plan"]
+    parts = [f"{answer['model']}: {answer['detail']}"]
+    if plan is not None:
+        boundary = f"boundary {plan['boundary']}, codec {plan['codec']}, context {plan['context']}"
+        parts[0] += f"\n{plan['layers']} layers, {plan['quantization']}, {boundary}"
+    parts.append(table(("device", "state", "layers", "memory", "available", "provider"), _devices(answer)))
+    problems = [f"{device['name']}: {device['problem']}" for device in answer["devices"] if device["problem"]]
+    if problems:
+        parts.append("\n".join(problems))
+    if answer["stages"]:
+        header = ("stage", "layers", "compute ms", "wire ms", "wait ms", "bytes/token")
+        parts.append(table(header, stage_rows(answer["stages"])))
+    sessions = answer["sessions"]
+    rate = "-" if answer["tokens_per_s"] is None else f"{answer['tokens_per_s']:.1f}"
+    refused = sum(answer["frames_refused"].values())
+    parts.append(
+        f"{rate} tokens/s, {sessions['running']} sessions running, {sessions['queued']} queued, "
+        f"{sessions['ended']} ended, {sessions['failed']} failed, {refused} frames refused"
+    )
+    return "\n\n".join(parts)
+
+
+def stage_rows(stages: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """One row per stage: where a token spends its time."""
+    return [
+        (
+            stage["device"],
+            "[{}, {})".format(*stage["layers"]),
+            *(_number(stage[key], 2) for key in ("compute_ms", "wire_ms", "wait_ms")),
+            _number(stage["bytes_per_token"], 0),
+        )
+        for stage in stages
+    ]
+
+
+def _devices(answer: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            device["name"],
+            device["state"],
+            " ".join("[{}, {})".format(*layers) for layers in device["layers"]) or "-",
+            mib(device["memory_bytes"]) if device["memory_bytes"] else "-",
+            mib(device["memory_available_bytes"]) if device["memory_available_bytes"] is not None else "-",
+            device["provider"] or "-",
+        )
+        for device in answer["devices"]
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"

@@ -1,0 +1,226 @@
+"""The composition root of `edgectl serve`: model, keys, sockets, coordinator and HTTP server on one loop, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from agent.errors import ConfigError
+from agent.wire.control_plane import AsyncControlServer
+from agent.wire.security import AllowList, load_key_file
+from edgectl.cluster import Cluster
+from edgectl.config import ClusterConfig, load_api_keys, parse_http, state_directory
+from edgectl.coordinator import Coordinator, Reporter
+from edgectl.deploy import Order
+from edgectl.devices import DeviceTable
+from edgectl.effects import Loading, NoPlan, Notice, Ready
+from edgectl.epochs import Epochs, count_start
+from edgectl.failures import ExitCode
+from edgectl.http_guard import check_bind
+from edgectl.model_source import describe_model, locate_model
+from edgectl.output import CommandFailure, emit_json, mib, progress_bar, say, table
+from edgectl.planning import ServedModel, ServingOptions, context_of, order_for
+from edgectl.server import create_app, serve_http
+from edgectl.tokenizer import Tokenizer, load_tokenizer
+from planner.types import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Everything that is known before the first device says Hello."""
+
+    config: ClusterConfig
+    model: ServedModel
+    tokenizer: Tokenizer
+    context: int
+    order: Order
+    api_keys: frozenset[str] | None
+
+    @classmethod
+    def prepare(
+        cls,
+        config: ClusterConfig,
+        model: str,
+        options: ServingOptions,
+        devices: Sequence[str],
+        min_devices: int | None,
+    ) -> Serving:
+        """Checks configuration and model. Raises ConfigError, ModelError, PlannerError; ValueError for options."""
+        if not config.devices:
+            raise ConfigError("cluster.toml lists no device; `edge-agent init` on a device prints its block")
+        unknown = [name for name in devices if name not in config.device_names()]
+        if unknown:
+            raise ValueError(f"--devices {','.join(unknown)}: cluster.toml has {', '.join(config.device_names())}")
+        keys_file = config.coordinator.api_keys_file
+        api_keys = load_api_keys(keys_file) if keys_file is not None else None
+        check_bind(parse_http(config.coordinator.http).host, api_keys)
+        located = locate_model(model)
+        with progress_bar("reading the model") as progress:
+            served = describe_model(located, progress)
+        in_order = [name for name in config.device_names() if name in devices]
+        order = order_for(served, options, in_order, min_devices)
+        tokenizer = load_tokenizer(located.directory, served.spec.vocab_size)
+        return cls(config, served, tokenizer, context_of(served.spec, options), order, api_keys)
+
+
+class Terminal(Reporter):
+    """Tells the person at the terminal, and with `--json` a program, how the deployment goes."""
+
+    def __init__(self, devices: DeviceTable, *, as_json: bool) -> None:
+        self.url = ""
+        """Where the API answers, once it does."""
+        self.no_plan_found: asyncio.Future[NoPlan] = asyncio.get_running_loop().create_future()
+        self._devices = devices
+        self._as_json = as_json
+        self._was_ready = False
+        self._bars = _Bars()
+
+    def notice(self, notice: Notice) -> None:
+        prefix = "" if notice.severity == "info" else f"{notice.severity}: "
+        self._bars.say(f"{prefix}{notice.detail}")
+
+    def loading(self, progress: Loading) -> None:
+        self._bars.update(progress)
+
+    def ready(self, ready: Ready) -> None:
+        self._bars.close()
+        self._was_ready = True
+        say(describe_plan(ready.plan, self._devices))
+        say(f"serving {ready.plan.model} at {self.url}/v1")
+        if self._as_json:
+            emit_json({"event": "ready", "url": self.url, **plan_as_json(ready.plan)})
+
+    def no_plan(self, problem: NoPlan) -> None:
+        self._bars.close()
+        if not self._was_ready and not self.no_plan_found.done():
+            self.no_plan_found.set_result(problem)
+
+
+class _Bars:
+    """One bar per loading device on a terminal; a line per device elsewhere."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def update(self, progress: Loading) -> None:
+        if not sys.stderr.isatty():
+            return
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._progress.start()
+        if progress.device not in self._tasks:
+            self._tasks[progress.device] = self._progress.add_task(progress.device)
+        self._progress.update(self._tasks[progress.device], completed=progress.layers_done, total=progress.layers_total)
+
+    def say(self, text: str) -> None:
+        if self._progress is None:
+            say(text)
+        else:
+            self._progress.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+            self._tasks.clear()
+
+
+def describe_plan(plan: Plan, devices: DeviceTable) -> str:
+    """Which layers each device holds, and what this takes of its memory."""
+    rows = []
+    for stage in plan.routes[0].stages:
+        allotment = plan.allotment(stage.device)
+        hello = devices[stage.device].hello
+        memory = f"{mib(allotment.memory_bytes)} of {mib(allotment.memory_available_bytes)}"
+        rows.append((stage.device, str(stage.layers), memory, hello.provider if hello is not None else "-"))
+    return table(("device", "layers", "memory", "provider"), rows)
+
+
+def plan_as_json(plan: Plan) -> dict[str, object]:
+    """The part of the `ready` event that says what runs where."""
+    devices = [
+        {
+            "name": stage.device,
+            "layers": [stage.layers.start, stage.layers.stop],
+            "memory_bytes": plan.allotment(stage.device).memory_bytes,
+            "memory_available_bytes": plan.allotment(stage.device).memory_available_bytes,
+        }
+        for stage in plan.routes[0].stages
+    ]
+    return {"model": plan.model, "quantization": plan.quantization, "context": plan.context, "devices": devices}
+
+
+async def serve_cluster(serving: Serving, *, as_json: bool) -> None:
+    """Serves until SIGINT or SIGTERM. Raises CommandFailure when the model does not fit, ConfigError for an address."""
+    config = serving.config.coordinator
+    keys = load_key_file(config.key_file)
+    start = count_start(state_directory(config, os.environ))
+    devices = [(device.name, device.key) for device in serving.config.devices]
+    cluster = Cluster(devices, serving.order, Epochs(start), version("edgectl"))
+    terminal = Terminal(cluster.devices, as_json=as_json)
+    coordinator = Coordinator(
+        cluster, serving.model.spec, serving.context, start=start, clock=time.monotonic, reporter=terminal
+    )
+    control = AsyncControlServer(keys, AllowList({key: name for name, key in devices}), config.bind)
+    try:
+        say(f"waiting for {', '.join(serving.order.devices)} at {control.endpoint}")
+        await _run(serving, coordinator, control, terminal)
+    finally:
+        control.close()
+
+
+async def _run(serving: Serving, coordinator: Coordinator, control: AsyncControlServer, terminal: Terminal) -> None:
+    stop = _stop_signal()
+    address = parse_http(serving.config.coordinator.http)
+    terminal.url = address.url
+    app = create_app(coordinator, serving.tokenizer, api_keys=serving.api_keys)
+
+    def listening(host: str, port: int) -> None:
+        terminal.url = address._replace(host=host, port=port).url
+
+    http = asyncio.create_task(serve_http(app, address.host, address.port, listening), name="http")
+    running = asyncio.create_task(coordinator.run(control), name="control")
+    try:
+        awaited: list[asyncio.Future[Any]] = [http, running, stop, terminal.no_plan_found]
+        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        if terminal.no_plan_found.done():
+            problem = terminal.no_plan_found.result()
+            raise CommandFailure.of(problem.code, problem.detail)
+        for task in (http, running):
+            if task.done():
+                task.result()
+                raise CommandFailure(ExitCode.FAILURE, f"the {task.get_name()} server stopped by itself")
+        say("stopping")
+        await coordinator.shut_down()
+    finally:
+        for task in (http, running):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _stop_signal() -> asyncio.Future[int]:
+    """Done when the process is asked to stop; a second signal ends it the hard way."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[int] = loop.create_future()
+
+    def on_signal(number: int) -> None:
+        stop.set_result(number)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(each)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
