@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from edgectl.detokenizer import Detokenizer
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[a:b] for a, b in zip(places, places[1:])] or [data]
+    return [data[a:b] for a, b in pairwise(places)] or [data]
 
 
 @given(st.text(), st.lists(st.integers(0, 1000)))
