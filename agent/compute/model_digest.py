@@ -15,8 +15,8 @@ import re
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from agent.compute.checkpoint import weight_files
 from agent.compute.safetensors_file import SafetensorsFile
@@ -29,6 +29,9 @@ Progress = Callable[[int, int], None]
 
 READ_BYTES = 4 << 20
 """Large enough that reading keeps a disk busy, small enough to report progress often."""
+
+SETTLED_NS = 2_000_000_000
+"""The coarsest file system clock in use (FAT) ticks every two seconds."""
 
 _FORMAT = b"edgectl model digest 1"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -82,28 +85,32 @@ def _small_file_digest(file: Path) -> str:
 
 def _content_digest(path: Path, cache_dir: Path | None, report: _FileProgress) -> str:
     try:
-        with path.open("rb") as file:
-            identity = _identity(path, os.fstat(file.fileno()))
+        with path.open("rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            identity = _identity(path, status)
             found = None if cache_dir is None else _cached(cache_dir, identity)
             if found is not None:
-                report.add(os.fstat(file.fileno()).st_size)
+                report.add(status.st_size)
                 return found
-            computed = _hash(file, report)
+            computed = _hash(file, status.st_size, report)
             if _identity(path, os.fstat(file.fileno())) != identity:
                 raise BadCheckpoint(f"{path}: changed while it was read; wait for its download or copy to end")
     except OSError as problem:
         raise BadCheckpoint(f"{path}: cannot be read: {problem.strerror}") from problem
     if cache_dir is not None:
-        _remember(cache_dir, identity, computed)
+        _remember(cache_dir, identity, status.st_mtime_ns, computed)
     return computed
 
 
-def _hash(file: BinaryIO, report: _FileProgress) -> str:
+def _hash(file: FileIO, size_bytes: int, report: _FileProgress) -> str:
+    """Reads no more than `size_bytes`, so that a file which grows as fast as it is read comes to an end."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(READ_BYTES))
-    while count := file.readinto(buffer):  # type: ignore[attr-defined]  # BinaryIO lacks it, every binary file has it
+    left_bytes = size_bytes
+    while left_bytes and (count := file.readinto(buffer[:left_bytes])):
         digest.update(buffer[:count])
         report.add(count)
+        left_bytes -= count
     return digest.hexdigest()
 
 
@@ -132,18 +139,24 @@ def _cached(cache_dir: Path, identity: dict[str, object]) -> str | None:
     return found if isinstance(found, str) and _SHA256.fullmatch(found) else None
 
 
-def _remember(cache_dir: Path, identity: dict[str, object], digest: str) -> None:
-    """Written beside and renamed: a reader sees the whole entry or none. mkstemp makes it 0600."""
+def _remember(cache_dir: Path, identity: dict[str, object], mtime_ns: int, digest: str) -> None:
+    """Written beside and renamed: a reader sees the whole entry or none. mkstemp makes it 0600.
+
+    A file changed a moment ago is not remembered: another change within the same tick of the file system's clock would
+    leave its size and time as they are. The entry's own time tells what that clock says now.
+    """
     try:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=cache_dir, suffix=".tmp")
         try:
             with os.fdopen(descriptor, "w") as file:
                 json.dump({"file": identity, "sha256": digest}, file)
-            os.replace(temporary, _cache_file(cache_dir, identity))
-        except BaseException:
-            with suppress(OSError):
+                file.flush()
+                has_settled = os.fstat(descriptor).st_mtime_ns - mtime_ns >= SETTLED_NS
+            if has_settled:
+                os.replace(temporary, _cache_file(cache_dir, identity))
+        finally:
+            with suppress(FileNotFoundError):
                 os.unlink(temporary)
-            raise
     except OSError as problem:
         logger.warning("digest_not_cached: %s: %s", cache_dir, problem)
