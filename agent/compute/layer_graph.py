@@ -20,7 +20,6 @@ from planner.types import BoundaryType, LayerRange, Quantization
 
 MICROSOFT = "com.microsoft"
 FP16_MAX = 65504.0
-BF16_MAX = 3.3895313892515355e38
 
 WeightForm = Literal["plain", "transposed", "quantized"]
 WeightType = Literal["fp32", "fp16"]
@@ -70,29 +69,32 @@ class BlockGraph:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightPlan:
-    """How linear layers are stored. int4 is asymmetric, int8 symmetric: docs/log.md has the measurements."""
+class GraphOptions:
+    """What every graph of an executor has in common."""
 
     quantization: Quantization
-    block_size: int = 32
-    symmetric_int4: bool = False
-    fuse_gate_up: bool = False
+    block_size: int
+    boundary: BoundaryType
+    capacity: int
+    """Positions of a KV slot: the context and one more."""
+    features: ProviderFeatures = CPU_FEATURES
 
     @property
     def bits(self) -> int:
+        """Bits of a quantized element, 0 for float weights."""
         return {"int4": 4, "int8": 8}.get(self.quantization, 0)
 
     @property
     def symmetric(self) -> bool:
-        return self.bits == 8 or self.symmetric_int4
+        """int8 has no zero points; for int4 they are worth their 4 bits per block: docs/log.md, 2026-11-21."""
+        return self.bits == 8
 
 
 @dataclass(slots=True)
 class _Writer:
     """Collects nodes, declared weights and constants of one graph."""
 
-    plan: WeightPlan
-    features: ProviderFeatures
+    options: GraphOptions
     epsilon: float
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
@@ -101,8 +103,12 @@ class _Writer:
     outputs: list[ValueInfoProto] = field(default_factory=list)
 
     @property
+    def compute(self) -> WeightType:
+        return self.options.features.compute
+
+    @property
     def element(self) -> int:
-        return _element(self.features.compute)
+        return _element(self.compute)
 
     def op(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
         names = list(inputs)
@@ -126,7 +132,7 @@ class _Writer:
         return name
 
     def vector(self, name: str, sources: Sequence[str], size: int) -> str:
-        self.weights[name] = WeightRef(name, tuple(sources), (size,), "plain", self.features.compute)
+        self.weights[name] = WeightRef(name, tuple(sources), (size,), "plain", self.compute)
         return self.declare(name, (size,), self.element)
 
     def linear(self, x: str, out: str, sources: Sequence[str], shape: tuple[int, int], bias: Sequence[str] = ()) -> str:
@@ -134,18 +140,18 @@ class _Writer:
         name = f"{out}.weight"
         rows, columns = shape
         bias_name = self.vector(f"{out}.bias", bias, rows) if bias else ""
-        if not self.plan.bits:
-            self.weights[name] = WeightRef(name, tuple(sources), shape, "transposed", self.features.compute)
+        if not self.options.bits:
+            self.weights[name] = WeightRef(name, tuple(sources), shape, "transposed", self.compute)
             self.declare(name, (columns, rows), self.element)
             product = self.op("MatMul", [x, name], [f"{out}.product" if bias else out])
             return self.op("Add", [product, bias_name], [out]) if bias else product
-        bits, block_size = self.plan.bits, self.plan.block_size
+        bits, block_size = self.options.bits, self.options.block_size
         blocks = -(-columns // block_size)
         self.weights[name] = WeightRef(
-            name, tuple(sources), shape, "quantized", self.features.compute, bits, block_size, self.plan.symmetric
+            name, tuple(sources), shape, "quantized", self.compute, bits, block_size, self.options.symmetric
         )
         zeros = ""
-        if not self.plan.symmetric:
+        if not self.options.symmetric:
             zeros = self.declare(f"{name}.z", (rows, (blocks * bits + 7) // 8), TensorProto.UINT8)
         inputs = [
             x,
@@ -165,7 +171,7 @@ class _Writer:
 
     def add_norm(self, x: str, y: str, out: str, source: str, size: int) -> tuple[str, str]:
         """The norm of `x + y`, and `x + y`: one node where residual and activations have one type."""
-        if self.features.compute != "fp32":
+        if self.compute != "fp32":
             summed = self.op("Add", [x, self.widen(y)], [f"{out}.sum"])
             return self.norm(summed, out, source, size), summed
         weight = self.vector(f"{out}.weight", [source], size)
@@ -175,7 +181,7 @@ class _Writer:
 
     def widen(self, x: str) -> str:
         """The compute type to fp32, the type of the residual."""
-        return x if self.features.compute == "fp32" else self.op("Cast", [x], [f"{x}.fp32"], to=TensorProto.FLOAT)
+        return x if self.compute == "fp32" else self.op("Cast", [x], [f"{x}.fp32"], to=TensorProto.FLOAT)
 
     def model(self, name: str) -> ModelProto:
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, list(self.initializers.values()))
@@ -183,21 +189,14 @@ class _Writer:
         return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="edgectl")
 
 
-def build_block(
-    spec: ModelSpec,
-    layers: LayerRange,
-    plan: WeightPlan,
-    boundary: BoundaryType,
-    features: ProviderFeatures,
-    capacity: int,
-) -> BlockGraph:
+def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> BlockGraph:
     """The graph of `layers`: `hidden` [n, s, H] fp32 to `hidden_out`, with a KV pair per layer.
 
     Inputs besides: `seqlens_k` [n] (total length less one), `total_len` [1] (the largest total length), `past_k.i` and
     `past_v.i` [n, kv heads, capacity, head_dim], and the rotation tables `cos` and `sin` [capacity, rotary_dim / 2].
     The residual after the last layer is not rounded: the caller's kernel does it.
     """
-    writer = _Writer(plan, features, spec.rms_norm_eps)
+    writer = _Writer(options, spec.rms_norm_eps)
     writer.inputs += [
         helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["n", "s", spec.hidden_size]),
         helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, ["n"]),
@@ -205,14 +204,14 @@ def build_block(
     ]
     writer.outputs.append(helper.make_tensor_value_info("hidden_out", TensorProto.FLOAT, ["n", "s", spec.hidden_size]))
     for table in ("cos", "sin"):
-        shape = [capacity, spec.rotary_dim // 2]
+        shape = [options.capacity, spec.rotary_dim // 2]
         writer.inputs.append(helper.make_tensor_value_info(table, writer.element, shape))
     x = "hidden"
     clipped: list[str] = []
     for layer in layers:
         last = layer == layers.stop - 1
         summed = _write_layer(writer, spec, layer, x, "hidden_out" if last else f"sum.{layer}")
-        x = summed if last else _write_rounding(writer, summed, boundary, clipped)
+        x = summed if last else _write_rounding(writer, summed, options.boundary, clipped)
     if clipped:
         writer.op("Concat", clipped, ["saturated.each"], axis=0)
         writer.op("ReduceSum", ["saturated.each"], ["saturated"], keepdims=1)
@@ -220,16 +219,16 @@ def build_block(
     return BlockGraph(writer.model(f"layers {layers}"), tuple(writer.weights.values()), bool(clipped))
 
 
-def build_head(spec: ModelSpec, plan: WeightPlan, features: ProviderFeatures) -> BlockGraph:
+def build_head(spec: ModelSpec, options: GraphOptions) -> BlockGraph:
     """Final norm and output matrix: `hidden` [n, H] fp32 to `logits` [n, V] fp32."""
-    writer = _Writer(plan, features, spec.rms_norm_eps)
+    writer = _Writer(options, spec.rms_norm_eps)
     writer.inputs.append(helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["n", spec.hidden_size]))
     writer.outputs.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", spec.vocab_size]))
     source = "model.embed_tokens.weight" if spec.tied_embeddings else "lm_head.weight"
     normed = writer.norm("hidden", "normed", "model.norm.weight", spec.hidden_size)
-    out = "logits" if features.compute == "fp32" else "logits.narrow"
+    out = "logits" if writer.compute == "fp32" else "logits.narrow"
     writer.linear(normed, out, [source], (spec.vocab_size, spec.hidden_size))
-    if features.compute != "fp32":
+    if writer.compute != "fp32":
         writer.op("Cast", [out], ["logits"], to=TensorProto.FLOAT)
     return BlockGraph(writer.model("head"), tuple(writer.weights.values()), False)
 
@@ -260,13 +259,13 @@ def _write_attention(writer: _Writer, spec: ModelSpec, layer: int, x: str) -> st
         writer.op("Split", [query, "qkv.sizes"], parts, axis=-1)
         query, key, value = parts
         norms = [f"{source}q_norm.weight", f"{source}k_norm.weight"]
-        if writer.features.fused_qk_norm:
+        if writer.options.features.fused_qk_norm:
             names = (f"{layer}.q_norm.weight", f"{layer}.k_norm.weight")
             norm_weights = [writer.vector(n, [w], spec.head_dim) for n, w in zip(names, norms, strict=True)]
         else:
             query = _write_head_norm(writer, spec, query, norms[0], spec.num_heads)
             key = _write_head_norm(writer, spec, key, norms[1], spec.num_kv_heads)
-    cache_shape = ["n", spec.num_kv_heads, "capacity", spec.head_dim]
+    cache_shape: list[str | int | None] = ["n", spec.num_kv_heads, "capacity", spec.head_dim]
     for part in "kv":
         writer.inputs.append(helper.make_tensor_value_info(f"past_{part}.{layer}", writer.element, cache_shape))
         writer.outputs.append(helper.make_tensor_value_info(f"present_{part}.{layer}", writer.element, cache_shape))
@@ -306,13 +305,9 @@ def _write_mlp(writer: _Writer, spec: ModelSpec, layer: int, x: str) -> str:
         bias = [f"{source}{part}_proj.bias" for part in parts] if spec.mlp_bias else []
         return writer.linear(x, f"{layer}.{out}", [f"{source}{part}_proj.weight" for part in parts], shape, bias)
 
-    if writer.plan.fuse_gate_up:
-        both = linear("gate_up", ["gate", "up"], x, (2 * inner, hidden))
-        gate, up = f"{layer}.gate", f"{layer}.up"
-        writer.op("Split", [both], [gate, up], axis=-1, num_outputs=2)
-    else:
-        gate = linear("gate", ["gate"], x, (inner, hidden))
-        up = linear("up", ["up"], x, (inner, hidden))
+    both = linear("gate_up", ["gate", "up"], x, (2 * inner, hidden))
+    gate, up = f"{layer}.gate", f"{layer}.up"
+    writer.op("Split", [both], [gate, up], axis=-1, num_outputs=2)
     sigmoid = writer.op("Sigmoid", [gate], [f"{layer}.sigmoid"])
     silu = writer.op("Mul", [gate, sigmoid], [f"{layer}.silu"])
     gated = writer.op("Mul", [silu, up], [f"{layer}.gated"])
@@ -320,14 +315,14 @@ def _write_mlp(writer: _Writer, spec: ModelSpec, layer: int, x: str) -> str:
 
 
 def _write_rounding(writer: _Writer, x: str, boundary: BoundaryType, clipped: list[str]) -> str:
-    """Round the residual to the boundary type as `kernels.round_to_boundary` does, and count what was clipped."""
+    """Round the residual as `kernels.round_to_boundary` does: fp16 saturates and is counted, bf16 is only rounded."""
     if boundary == "fp32":
         return x
-    limit, narrow = (FP16_MAX, TensorProto.FLOAT16) if boundary == "fp16" else (BF16_MAX, TensorProto.BFLOAT16)
-    low = writer.constant("boundary.low", [-limit], TensorProto.FLOAT, ())
-    high = writer.constant("boundary.high", [limit], TensorProto.FLOAT, ())
-    writer.op("Clip", [x, low, high], [f"{x}.clipped"])
-    writer.op("Cast", [f"{x}.clipped"], [f"{x}.narrow"], to=narrow)
+    if boundary == "bf16":
+        writer.op("Cast", [x], [f"{x}.narrow"], to=TensorProto.BFLOAT16)
+        return writer.op("Cast", [f"{x}.narrow"], [f"{x}.rounded"], to=TensorProto.FLOAT)
+    low = writer.constant("boundary.low", [-FP16_MAX], TensorProto.FLOAT, ())
+    high = writer.constant("boundary.high", [FP16_MAX], TensorProto.FLOAT, ())
     writer.op("Abs", [x], [f"{x}.magnitude"])
     writer.op("Greater", [f"{x}.magnitude", high], [f"{x}.over"])
     writer.op("Cast", [f"{x}.over"], [f"{x}.over_each"], to=TensorProto.INT32)
@@ -335,6 +330,8 @@ def _write_rounding(writer: _Writer, x: str, boundary: BoundaryType, clipped: li
     one = writer.constant("one", [1], TensorProto.INT64, (1,))
     writer.op("ReduceSum", [f"{x}.over_each", axes], [f"{x}.over_sum"], keepdims=0)
     clipped.append(writer.op("Reshape", [f"{x}.over_sum", one], [f"{x}.over_count"]))
+    writer.op("Clip", [x, low, high], [f"{x}.clipped"])
+    writer.op("Cast", [f"{x}.clipped"], [f"{x}.narrow"], to=TensorProto.FLOAT16)
     return writer.op("Cast", [f"{x}.narrow"], [f"{x}.rounded"], to=TensorProto.FLOAT)
 
 

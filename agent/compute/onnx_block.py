@@ -19,7 +19,7 @@ from agent.compute.onnx_session import device_value
 from planner.types import LayerRange
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
+    import onnxruntime as ort  # type: ignore[import-untyped]
 
 Float32 = NDArray[np.float32]
 
@@ -74,6 +74,7 @@ class KvPool:
     """Keys and values of some layers, on the host or on a device."""
 
     def __init__(self, layers: LayerRange, layout: KvLayout, dtype: type[np.floating[Any]], device: str) -> None:
+        self.layers = layers
         self.layout = layout
         self.dtype = dtype
         self.device = device
@@ -105,41 +106,42 @@ class KvPool:
             io.bind_output(present, self.device, 0, self.dtype, shape, address + offset)
 
 
+@dataclass(frozen=True, slots=True)
+class BlockMemory:
+    """What a block's bindings point into; must outlive the block."""
+
+    pool: KvPool
+    tables: Mapping[str, ort.OrtValue]
+    """Rotation tables `cos` and `sin`, the same for all blocks."""
+    buffers: StepBuffers
+
+
 class OnnxBlock:
     """Runs one block's session over rows of the KV pool."""
 
     def __init__(
-        self,
-        layers: LayerRange,
-        number: int,
-        session: ort.InferenceSession,
-        pool: KvPool,
-        tables: Mapping[str, ort.OrtValue],
-        buffers: StepBuffers,
-        counts_saturation: bool,
+        self, number: int, session: ort.InferenceSession, counts_saturation: bool, memory: BlockMemory
     ) -> None:
-        self.layers = layers
+        self.layers = memory.pool.layers
         self.source = number % 2
         """Which of the two hidden buffers this block reads."""
         self._session = session
-        self._pool = pool
-        self._tables = tables
-        self._buffers = buffers
         self._counts_saturation = counts_saturation
+        self._memory = memory
         self._bindings: dict[tuple[int, int], _Binding] = {}
-        self._copies_inputs = pool.device != "cpu"
+        self._copies_inputs = memory.pool.device != "cpu"
 
     def run(self, slot: int, rows: int, tokens: int) -> int:
         """Compute the block over the hidden buffer; returns how many residual elements its graph clipped.
 
         Lengths and positions must have been checked: ONNX Runtime before 1.26 does not check them.
         """
-        buffers = self._buffers
+        buffers = self._memory.buffers
         binding = self._bindings.get((slot, rows))
         if binding is None:
             binding = _Binding(self._session.io_binding(), 0, 0)
-            self._pool.bind(binding.io, slot, rows)
-            for name, table in self._tables.items():
+            self._memory.pool.bind(binding.io, slot, rows)
+            for name, table in self._memory.tables.items():
                 binding.io.bind_ortvalue_input(name, table)
             self._bindings[slot, rows] = binding
         if binding.tokens != tokens or binding.generation != buffers.generation or self._copies_inputs:
@@ -149,8 +151,8 @@ class OnnxBlock:
         return int(buffers.saturated[0]) if self._counts_saturation else 0
 
     def _bind_buffers(self, io: ort.IOBinding, rows: int, tokens: int) -> None:
-        """Bind host memory. For a device's session ONNX Runtime copies inputs at this moment, so it is done each run."""
-        buffers = self._buffers
+        """Bind host memory. A device's session copies its inputs at this moment, so there it is done for each run."""
+        buffers = self._memory.buffers
         views = buffers.views(rows, tokens)
         source, target = views[self.source], views[1 - self.source]
         shape = list(source.shape)

@@ -6,8 +6,9 @@ before ONNX Runtime sees it. See ARCHITECTURE.md for blocks, slots and the bound
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,15 +20,17 @@ from agent.compute.layer_graph import (
     CPU_FEATURES,
     CUDA_FEATURES,
     BlockGraph,
+    GraphOptions,
     ProviderFeatures,
-    WeightPlan,
     build_block,
     build_head,
 )
-from agent.compute.onnx_block import KvPool, OnnxBlock, OnnxHead, StepBuffers
-from agent.compute.onnx_session import SessionSettings, open_session, shared_value
+from agent.compute.onnx_block import BlockMemory, KvPool, OnnxBlock, OnnxHead, StepBuffers
+from agent.compute.onnx_session import TENSORRT, SessionSettings, open_session, shared_value
+from agent.compute.provider_probe import require_share
 from agent.compute.quantize import make_arrays
 from agent.compute.rope import rotation_tables
+from agent.errors import BadCheckpoint
 from planner.model_spec import ModelSpec
 from planner.types import BoundaryType, LayerRange, Quantization
 
@@ -39,8 +42,7 @@ Progress = Callable[[int, int], None]
 class Weights(Protocol):
     """What the executor asks of a checkpoint."""
 
-    @property
-    def spec(self) -> ModelSpec: ...
+    spec: ModelSpec
 
     def tensor(self, name: str) -> NDArray[Any]:
         """A view of the memory map in the checkpoint's own type; raises BadCheckpoint when there is none."""
@@ -54,7 +56,7 @@ class ExecutorSettings:
     slots: int
     context: int
     quantization: Quantization = "int4"
-    block_size: int = 32
+    block_size: int = 128
     boundary: BoundaryType = "fp16"
     session: SessionSettings = field(default_factory=lambda: SessionSettings(threads=1))
     cuts: tuple[int, ...] | None = None
@@ -65,27 +67,31 @@ def _no_progress(done: int, total: int) -> None:
     """The default of `OnnxExecutor.load`."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a loaded executor owns."""
+
+    blocks: list[OnnxBlock]
+    head: OnnxHead | None
+    embedding: NDArray[Any] | None
+    buffers: StepBuffers
+
+
 class OnnxExecutor:
     """Satisfies `agent.compute.executor.Executor`; made by `load`."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        settings: ExecutorSettings,
-        blocks: Sequence[OnnxBlock],
-        head: OnnxHead | None,
-        embedding: NDArray[Any] | None,
-        buffers: StepBuffers,
-    ) -> None:
+    def __init__(self, spec: ModelSpec, settings: ExecutorSettings, parts: _Parts) -> None:
         self.spec = spec
         self.resident = settings.resident
         self.slots = settings.slots
         self.context = settings.context
         self.boundary: BoundaryType = settings.boundary
-        self._blocks = list(blocks)
-        self._head = head
-        self._embedding = embedding
-        self._buffers = buffers
+        self.blocks = tuple(block.layers for block in parts.blocks)
+        """Layer ranges of the blocks in order: `forward` takes any run of them."""
+        self._blocks = parts.blocks
+        self._head = parts.head
+        self._embedding = parts.embedding
+        self._buffers = parts.buffers
         self._held = np.zeros((len(self._blocks), settings.slots), np.int64)
         self._paths: dict[LayerRange, tuple[int, int]] = {}
         self._saturated = 0
@@ -94,38 +100,42 @@ class OnnxExecutor:
     def load(cls, checkpoint: Weights, settings: ExecutorSettings, progress: Progress = _no_progress) -> OnnxExecutor:
         """Read the resident layers, and embedding and head with the first and last layer.
 
-        Raises ValueError for settings that contradict the model, BadCheckpoint for missing or misshapen tensors.
+        Raises ValueError for settings that contradict the model, BadCheckpoint for missing or misshapen tensors,
+        ProviderUnavailable when the provider does not start or TensorRT takes too few nodes.
         """
-        spec = checkpoint.spec
-        on_cpu = settings.session.providers[0] == "CPUExecutionProvider"
-        features = CPU_FEATURES if on_cpu else CUDA_FEATURES
+        spec, session = checkpoint.spec, settings.session
+        features = CPU_FEATURES if session.on_cpu else CUDA_FEATURES
         _check_settings(spec, settings, features)
-        element = np.float32 if features.compute == "fp32" else np.float16
+        element, device = (np.float32, "cpu") if session.on_cpu else (np.float16, "cuda")
         layout = KvLayout.of(spec, settings.slots, settings.context, element(0).nbytes)
-        device = "cpu" if on_cpu else "cuda"
-        cos, sin = (table.astype(element) for table in rotation_tables(spec, layout.capacity))
-        tables = {"cos": shared_value(cos, device), "sin": shared_value(sin, device)}
-        plan = WeightPlan(settings.quantization, settings.block_size)
+        options = GraphOptions(settings.quantization, settings.block_size, settings.boundary, layout.capacity, features)
+        tables = {
+            name: shared_value(table.astype(element), device)
+            for name, table in zip(("cos", "sin"), rotation_tables(spec, layout.capacity), strict=True)
+        }
         buffers = StepBuffers(settings.slots, spec.hidden_size)
-        cuts = _cut(settings, on_cpu)
-        total = sum(map(len, cuts))
-        done = 0
+        ranges = _cut(settings)
+        total, done = sum(map(len, ranges)), 0
         blocks: list[OnnxBlock] = []
-        progress(0, total)
-        for number, layers in enumerate(cuts):
-            graph = build_block(spec, layers, plan, settings.boundary, features, layout.capacity)
-            session = open_session(graph.model, settings.session, _arrays(graph, checkpoint))
-            pool = KvPool(layers, layout, element, device)
-            blocks.append(OnnxBlock(layers, number, session, pool, tables, buffers, graph.counts_saturation))
+        progress(done, total)
+        for number, layers in enumerate(ranges):
+            graph = build_block(spec, layers, options)
+            if number == 0 and session.provider == TENSORRT:
+                require_share(graph.model, session, list(_arrays(graph, checkpoint)))
+            opened = open_session(graph.model, session, _arrays(graph, checkpoint))
+            memory = BlockMemory(KvPool(layers, layout, element, device), tables, buffers)
+            blocks.append(OnnxBlock(number, opened, graph.counts_saturation, memory))
             done += len(layers)
             progress(done, total)
-        head = None
-        if any(layers.stop == spec.num_layers for layers in settings.resident):
-            graph = build_head(spec, plan, features)
-            head = OnnxHead(open_session(graph.model, settings.session, _arrays(graph, checkpoint)), spec.vocab_size)
-        has_first = any(layers.start == 0 for layers in settings.resident)
-        embedding = checkpoint.tensor("model.embed_tokens.weight") if has_first else None
-        return cls(spec, settings, blocks, head, embedding, buffers)
+        head, embedding = None, None
+        if settings.resident[-1].stop == spec.num_layers:
+            graph = build_head(spec, options)
+            head = OnnxHead(open_session(graph.model, session, _arrays(graph, checkpoint)), spec.vocab_size)
+        if settings.resident[0].start == 0:
+            embedding = checkpoint.tensor("model.embed_tokens.weight")
+            if embedding.shape != (spec.vocab_size, spec.hidden_size):
+                raise BadCheckpoint(f"model.embed_tokens.weight: {embedding.shape} differs from config.json")
+        return cls(spec, settings, _Parts(blocks, head, embedding, buffers))
 
     def embed(self, tokens: NDArray[np.int64]) -> Float32:
         """Token ids [n, s] to fresh hidden states [n, s, H]; raises ValueError for an id outside the vocabulary."""
@@ -212,18 +222,20 @@ class OnnxExecutor:
         return rows, tokens
 
 
-def _arrays(graph: BlockGraph, checkpoint: Weights) -> Any:
+def _arrays(graph: BlockGraph, checkpoint: Weights) -> Iterator[dict[str, NDArray[Any]]]:
     """One weight's arrays after the other, read through the memory map."""
     return (make_arrays(weight, checkpoint.tensor) for weight in graph.weights)
 
 
-def _cut(settings: ExecutorSettings, on_cpu: bool) -> list[LayerRange]:
+def _cut(settings: ExecutorSettings) -> list[LayerRange]:
     """Blocks of the resident ranges in order."""
     blocks: list[LayerRange] = []
     for resident in settings.resident:
-        cuts = settings.cuts if settings.cuts is not None else tuple(resident if on_cpu else ())
+        cuts = settings.cuts
+        if cuts is None:
+            cuts = tuple(resident) if settings.session.on_cpu else ()
         edges = sorted({resident.start, resident.stop, *(cut for cut in cuts if cut in resident)})
-        blocks += [LayerRange(*pair) for pair in zip(edges, edges[1:], strict=False)]
+        blocks += [LayerRange(start, stop) for start, stop in pairwise(edges)]
     return blocks
 
 
@@ -239,7 +251,7 @@ def _check_settings(spec: ModelSpec, settings: ExecutorSettings, features: Provi
         stop = layers.stop
     wide, narrow = ("fp32", "fp16") if features.compute == "fp32" else ("fp16", "fp32")
     if settings.quantization == narrow:
-        raise ValueError(f"{narrow} weights do not run on {settings.session.providers[0]}; choose {wide}, int8 or int4")
+        raise ValueError(f"{narrow} weights do not run on {settings.session.provider}; choose {wide}, int8 or int4")
 
 
 def _listed(ranges: Sequence[LayerRange]) -> str:

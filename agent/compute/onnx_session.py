@@ -6,24 +6,29 @@ Telemetry is switched off before the import: the Linux wheels report home by def
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
-import onnxruntime as ort
+import onnxruntime as ort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import ModelProto
-from onnxruntime.capi import onnxruntime_pybind11_state
+from onnxruntime.capi import onnxruntime_pybind11_state  # type: ignore[import-untyped]
+
+from agent.errors import ProviderUnavailable
 
 quantize_4bits: Callable[..., None] = onnxruntime_pybind11_state.quantize_matmul_4bits
 quantize_8bits: Callable[..., None] = onnxruntime_pybind11_state.quantize_matmul_8bits
 
 RUNTIME_VERSION: str = ort.__version__
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 Array = NDArray[Any]
+Spinning = Literal["never", "within_runs", "always"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +36,59 @@ class SessionSettings:
     """How every session of an executor computes. Defaults are for a daemon that sleeps between tokens."""
 
     threads: int
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    spin: bool = False
-    """Whether pool threads spin between two operators of a run. docs/log.md has the measurement."""
+    providers: tuple[str, ...] = (CPU,)
+    spinning: Spinning = "within_runs"
+    """When threads spin for work. Within a run they are as quick as ever and then sleep at once; `always` lets the
+    pools of all blocks spin against each other. docs/log.md, 2026-11-21, has the measurement."""
     spin_duration_us: int = 0
-    """How long they spin; 0 leaves ONNX Runtime's own limit."""
-    spin_stops: bool = True
-    """Whether spinning ends with the run: otherwise every block's pool spins into the next block's run."""
+    """How long they spin before they sleep (ONNX Runtime 1.26 and later); 0 leaves its own limit."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise ValueError(f"threads is {self.threads}, must be at least 1")
 
+    @property
+    def provider(self) -> str:
+        """The provider that is to compute; the others are what it may lean on."""
+        return self.providers[0]
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.provider == CPU
+
 
 def open_session(
-    model: ModelProto, settings: SessionSettings, weights: Iterable[dict[str, Array]] = ()
+    model: ModelProto,
+    settings: SessionSettings,
+    weights: Iterable[Mapping[str, Array]] = (),
+    profile_prefix: str = "",
 ) -> ort.InferenceSession:
     """A session of `model` with its declared initializers attached.
 
-    ONNX Runtime copies `weights`, packed for its kernels: they are freed when this returns.
+    ONNX Runtime copies `weights`, packed for its kernels: they are freed when this returns. With a `profile_prefix` it
+    writes a profile until the session's `end_profiling`. Raises ProviderUnavailable when the wanted provider did not
+    come up: ONNX Runtime itself would quietly take the CPU.
     """
     options = _options(settings)
+    if profile_prefix:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for arrays in weights for name, array in arrays.items()}
     if values:
         options.add_external_initializers(list(values), list(values.values()))
-    return ort.InferenceSession(model.SerializeToString(), options, providers=list(settings.providers))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about a missing provider: it is an error below
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=list(settings.providers))
+    if session.get_providers()[0] != settings.provider:
+        raise ProviderUnavailable(
+            f"{settings.provider} did not start; ONNX Runtime {RUNTIME_VERSION} offers {offered()}"
+        )
+    return session
+
+
+def offered() -> str:
+    """The providers this ONNX Runtime was built with, for texts only: whether one works shows by using it."""
+    return ", ".join(ort.get_available_providers())
 
 
 def shared_value(array: Array, device: str) -> ort.OrtValue:
@@ -77,15 +110,15 @@ def _options(settings: SessionSettings) -> ort.SessionOptions:
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
     entries = {
-        "session.intra_op.allow_spinning": "1" if settings.spin else "0",
+        "session.intra_op.allow_spinning": "0" if settings.spinning == "never" else "1",
         "session.inter_op.allow_spinning": "0",
         "session.prepack.enable_parallel": "1",
     }
-    if settings.spin and settings.spin_stops:
+    if settings.spinning == "within_runs":
         entries["session.force_spinning_stop"] = "1"
-    if settings.spin and settings.spin_duration_us:
+    if settings.spin_duration_us:
         entries["session.intra_op.spin_duration_us"] = str(settings.spin_duration_us)
-    if settings.providers[0] != "CPUExecutionProvider":
+    if not settings.on_cpu:
         # A device that says it computes on its GPU must not run half of a layer on its CPU without a word.
         entries["session.disable_cpu_ep_fallback"] = "1"
         entries["session.use_device_allocator_for_initializers"] = "1"

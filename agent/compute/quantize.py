@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from agent.compute.layer_graph import FP16_MAX, WeightRef
 from agent.compute.onnx_session import quantize_4bits, quantize_8bits
+from agent.errors import BadCheckpoint
 
 Array = NDArray[Any]
 ReadTensor = Callable[[str], Array]
@@ -21,12 +22,12 @@ ReadTensor = Callable[[str], Array]
 
 
 def make_arrays(weight: WeightRef, read: ReadTensor) -> dict[str, Array]:
-    """The initializers of `weight` by name. Raises ValueError when the checkpoint's tensors do not stack to its shape."""
+    """The initializers of `weight` by name. Raises BadCheckpoint when the tensors do not stack to its shape."""
     parts = [read(source) for source in weight.sources]
     rows = sum(part.shape[0] for part in parts)
     if any(part.shape[1:] != weight.shape[1:] for part in parts) or rows != weight.shape[0]:
         shapes = ", ".join(f"{source} {part.shape}" for source, part in zip(weight.sources, parts, strict=True))
-        raise ValueError(f"{weight.name}: {shapes} do not stack to {weight.shape}")
+        raise BadCheckpoint(f"{shapes}: expected {weight.shape} in all, as config.json says")
     if weight.form == "quantized":
         return _quantized(weight, parts)
     dtype = np.float32 if weight.dtype == "fp32" else np.float16
