@@ -108,7 +108,7 @@ class _Chunks:
 
     def _ids(self, tokens: Sequence[ShownToken] | None) -> Json:
         """The extension `token_ids`, where it was asked for."""
-        return {"token_ids": [shown.token for shown in tokens]} if self._token_ids and tokens is not None else {}
+        return {"token_ids": [shown.token for shown in tokens or ()]} if self._token_ids else {}
 
     def _chunk(self, **choice: Any) -> Json:
         chunk: Json = {**self._object(self.chunk_object), "choices": [choice]}
