@@ -141,6 +141,7 @@ def advertised_endpoint(config: AgentConfig, bound: str) -> str:
     no packet. Raises ConfigError when there is no such route.
     """
     host, port = split_endpoint(bound)
+    host = host.removeprefix("::ffff:")  # how a socket that speaks both protocols writes an IPv4 address
     if config.advertise:
         host = config.advertise
     elif _is_wildcard(host):
