@@ -50,6 +50,10 @@ def test_a_copy_has_the_same_digest_with_and_without_cache(model: Path, tmp_path
     assert [model_digest(copy, cache_dir), model_digest(copy, cache_dir), model_digest(copy)] == [digest] * 3
 
 
+def weights_bytes(path: Path) -> int:
+    return (path / "model.safetensors").stat().st_size
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "config": lambda path: (path / "config.json").write_text("{ }"),
     "tokenizer": lambda path: (path / "tokenizer.json").write_text("{}"),
@@ -70,6 +74,18 @@ def test_whatever_changes_changes_the_digest(model: Path, tmp_path: Path, change
     after = model_digest(model, cache_dir)
     assert after != before
     assert after == model_digest(model)
+
+
+def test_every_shard_counts_under_its_name(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "a.safetensors")
+    digests = []
+    for first, second in (("a", "b"), ("b", "a"), ("b", "c")):
+        write_weights(model / f"{first}.safetensors", np.zeros(6, np.float32), name="v")
+        write_weights(model / f"{second}.safetensors", np.ones(6, np.float32), name="w")
+        weight_map = {"v": f"{first}.safetensors", "w": f"{second}.safetensors"}
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        digests.append(model_digest(model))
+    assert len(set(digests)) == 3
 
 
 def test_files_that_do_not_make_the_model_do_not_count(model: Path) -> None:

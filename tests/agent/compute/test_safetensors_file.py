@@ -102,6 +102,7 @@ MALFORMED = {
     "seven bytes": (bytes(7), "truncated: 7 bytes"),
     "header over the limit": ((MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{}", "at most 100000000"),
     "header past the end": ((100).to_bytes(8, "little") + b"{}", "truncated: header of 100 bytes in a file of 10"),
+    "header a byte past the end": ((3).to_bytes(8, "little") + b"{}", "truncated: header of 3 bytes in a file of 10"),
     "no JSON": (with_header(b"{'w'}"), "no valid JSON"),
     "no UTF-8": (with_header(b'{"\xff": 1}'), "no valid JSON"),
     "deep JSON": (with_header(b"[" * 100_000), "no valid JSON"),

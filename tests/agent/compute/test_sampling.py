@@ -168,6 +168,15 @@ def test_masked_tokens_are_never_drawn() -> None:
         assert drawn == {3, 700}
 
 
+def test_sums_in_another_order_do_not_put_top_p_out_of_reach() -> None:
+    """The whole is summed by id, the head in falling order: their last bits differ, and top_p here is almost one."""
+    for seed in range(20):
+        logits = np.random.default_rng(seed).standard_normal(2000).astype(np.float32)
+        for temperature in (0.7, 1.0, 3.0):
+            params = Sampling(seed=seed, top_p=math.nextafter(1.0, 0.0), temperature=temperature)
+            assert 0 <= sample(logits, params, seed, {}).token < 2000
+
+
 def test_a_tiny_temperature_is_greedy() -> None:
     logits = np.array([1.0, 1.5, 1.25], np.float32)
     assert {sample(logits, Sampling(temperature=1e-300), p, {}).token for p in range(20)} == {1}
