@@ -19,29 +19,29 @@ static inline bool exceeds_half(std::uint32_t bits) {
     return magnitude > kHalfMaxBits && magnitude <= kInfinityBits;
 }
 
-// Round to nearest even, saturating; a NaN stays a quiet NaN with its sign and the upper bits of its payload.
+// Round to nearest even, saturating; a NaN stays a quiet NaN with its sign and the upper bits of its payload. All three
+// results are computed and one is selected: without branches compilers turn loops over this into vector code.
 static inline Half float_to_half(float value) {
     const auto bits = bits_as<std::uint32_t>(value);
     const std::uint32_t sign = (bits >> 16) & 0x8000U;
-    std::uint32_t magnitude = bits & kMagnitude;
-    if (magnitude > kInfinityBits) return static_cast<Half>(sign | 0x7e00U | ((magnitude >> 13) & 0x3ffU));
-    if (magnitude > kHalfMaxBits) magnitude = kHalfMaxBits;
-    if (magnitude < 0x38800000U) {
-        // Below 2^-14 fp16 counts in steps of 2^-24, which is the spacing of floats just above 0.5.
-        const float shifted = bits_as<float>(magnitude) + 0.5F;
-        return static_cast<Half>(sign | (bits_as<std::uint32_t>(shifted) - 0x3f000000U));
-    }
-    const std::uint32_t odd = (magnitude >> 13) & 1U;
-    return static_cast<Half>(sign | ((magnitude - 0x38000000U + 0xfffU + odd) >> 13));
+    const std::uint32_t magnitude = bits & kMagnitude;
+    const std::uint32_t clipped = magnitude > kHalfMaxBits ? kHalfMaxBits : magnitude;
+    const std::uint32_t normal = (clipped - 0x38000000U + 0xfffU + ((clipped >> 13) & 1U)) >> 13;
+    // Below 2^-14 fp16 counts in steps of 2^-24, which is the spacing of floats just above 0.5.
+    const std::uint32_t subnormal = bits_as<std::uint32_t>(bits_as<float>(clipped) + 0.5F) - 0x3f000000U;
+    const std::uint32_t nan = 0x7e00U | ((magnitude >> 13) & 0x3ffU);
+    const std::uint32_t number = clipped < 0x38800000U ? subnormal : normal;
+    return static_cast<Half>(sign | (magnitude > kInfinityBits ? nan : number));
 }
 
 static inline float half_to_float(Half half) {
     const std::uint32_t sign = (half & 0x8000U) << 16;
     const std::uint32_t magnitude = half & 0x7fffU;
-    std::uint32_t bits = (magnitude << 13) + 0x38000000U;
-    if (magnitude >= 0x7c00U) bits = (magnitude << 13) | kInfinityBits | (magnitude > 0x7c00U ? kQuietBit : 0U);
-    if (magnitude < 0x0400U) bits = bits_as<std::uint32_t>(static_cast<float>(magnitude) * 0x1p-24F);
-    return bits_as<float>(sign | bits);
+    const std::uint32_t subnormal = bits_as<std::uint32_t>(static_cast<float>(static_cast<int>(magnitude)) * 0x1p-24F);
+    const std::uint32_t normal = (magnitude << 13) + 0x38000000U;
+    const std::uint32_t quiet = magnitude > 0x7c00U ? kQuietBit : 0U;
+    const std::uint32_t finite = magnitude < 0x0400U ? subnormal : normal;
+    return bits_as<float>(sign | (magnitude >= 0x7c00U ? (magnitude << 13) | kInfinityBits | quiet : finite));
 }
 
 // Round to nearest even; what is beyond the largest bf16 becomes an infinity, as in IEEE 754.

@@ -31,22 +31,33 @@ static constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9U;
 static constexpr std::uint32_t kPhiloxWeyl1 = 0xBB67AE85U;
 static constexpr int kPhiloxRounds = 10;
 
+// The key of each round, in all lanes.
+template <class Lanes>
+struct RoundKeys {
+    explicit RoundKeys(std::uint64_t key) {
+        auto key0 = static_cast<std::uint32_t>(key);
+        auto key1 = static_cast<std::uint32_t>(key >> 32);
+        for (int round = 0; round < kPhiloxRounds; ++round, key0 += kPhiloxWeyl0, key1 += kPhiloxWeyl1) {
+            first[round] = Lanes::fill(key0);
+            second[round] = Lanes::fill(key1);
+        }
+    }
+    typename Lanes::Word first[kPhiloxRounds];
+    typename Lanes::Word second[kPhiloxRounds];
+};
+
 // Ten rounds on `Lanes::Word`, a vector of counters. Lanes supplies fill, multiply (32 x 32 to 64 bits), high and low.
 template <class Lanes>
-static inline void philox_rounds(typename Lanes::Word (&counter)[4], std::uint64_t key) {
-    auto key0 = static_cast<std::uint32_t>(key);
-    auto key1 = static_cast<std::uint32_t>(key >> 32);
+static inline void philox_rounds(typename Lanes::Word (&counter)[4], const RoundKeys<Lanes>& keys) {
     const auto multiplier0 = Lanes::fill(kPhiloxMultiplier0);
     const auto multiplier1 = Lanes::fill(kPhiloxMultiplier1);
     for (int round = 0; round < kPhiloxRounds; ++round) {
         const auto product0 = Lanes::multiply(counter[0], multiplier0);
         const auto product1 = Lanes::multiply(counter[2], multiplier1);
-        counter[0] = Lanes::high(product1) ^ counter[1] ^ Lanes::fill(key0);
+        counter[0] = Lanes::high(product1) ^ (counter[1] ^ keys.first[round]);  // the product comes last
         counter[1] = Lanes::low(product1);
-        counter[2] = Lanes::high(product0) ^ counter[3] ^ Lanes::fill(key1);
+        counter[2] = Lanes::high(product0) ^ (counter[3] ^ keys.second[round]);
         counter[3] = Lanes::low(product0);
-        key0 += kPhiloxWeyl0;
-        key1 += kPhiloxWeyl1;
     }
 }
 

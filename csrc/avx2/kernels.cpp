@@ -178,11 +178,12 @@ struct Philox {
 __m256i join(__m256i low, __m256i high) { return _mm256_blend_epi32(low, _mm256_slli_epi64(high, 32), 0xaa); }
 
 void random_blocks(std::uint32_t* words, std::size_t blocks, std::uint32_t first, const Place& place, Stream stream) {
+    const RoundKeys<Philox> keys(place.seed);
     for (std::size_t i = 0; i < blocks; i += 4) {
         const __m256i start = _mm256_set1_epi64x(first + static_cast<std::uint32_t>(i));
         __m256i counter[4] = {_mm256_add_epi64(start, _mm256_set_epi64x(3, 2, 1, 0)), Philox::fill(place.position),
                               Philox::fill(place.layer), Philox::fill(static_cast<std::uint32_t>(stream))};
-        philox_rounds<Philox>(counter, place.seed);
+        philox_rounds(counter, keys);
         const __m256i front = join(counter[0], counter[1]);
         const __m256i back = join(counter[2], counter[3]);
         const __m256i blocks02 = _mm256_unpacklo_epi64(front, back);

@@ -165,12 +165,13 @@ __m512i join(__m512i low, __m512i high) { return _mm512_mask_shuffle_epi32(low, 
 void random_blocks(std::uint32_t* words, std::size_t blocks, std::uint32_t first, const Place& place, Stream stream) {
     const __m512i even = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0);
     const __m512i odd = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
+    const RoundKeys<Philox> keys(place.seed);
     for (std::size_t i = 0; i < blocks; i += 8) {
         const __m512i start = _mm512_set1_epi64(first + static_cast<std::uint32_t>(i));
         __m512i counter[4] = {_mm512_add_epi64(start, _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0)),
                               Philox::fill(place.position), Philox::fill(place.layer),
                               Philox::fill(static_cast<std::uint32_t>(stream))};
-        philox_rounds<Philox>(counter, place.seed);
+        philox_rounds(counter, keys);
         const __m512i front = join(counter[0], counter[1]);
         const __m512i back = join(counter[2], counter[3]);
         _mm512_storeu_si512(words + 4 * i, _mm512_permutex2var_epi64(front, even, back));

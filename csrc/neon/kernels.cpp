@@ -158,11 +158,12 @@ struct Philox {
 
 void random_blocks(std::uint32_t* words, std::size_t blocks, std::uint32_t first, const Place& place, Stream stream) {
     const uint32x4_t offsets = {0, 1, 2, 3};
+    const RoundKeys<Philox> keys(place.seed);
     for (std::size_t i = 0; i < blocks; i += 4) {
         uint32x4_t counter[4] = {vaddq_u32(vdupq_n_u32(first + static_cast<std::uint32_t>(i)), offsets),
                                  Philox::fill(place.position), Philox::fill(place.layer),
                                  Philox::fill(static_cast<std::uint32_t>(stream))};
-        philox_rounds<Philox>(counter, place.seed);
+        philox_rounds(counter, keys);
         vst4q_u32(words + 4 * i, (uint32x4x4_t{{counter[0], counter[1], counter[2], counter[3]}}));
     }
 }
