@@ -200,8 +200,15 @@ async def _on_bug(_: Request, problem: Exception) -> Response:
     return error_response(ApiError("internal_error"))
 
 
-async def serve_http(app: ASGIApp, host: str, port: int, on_ready: Callable[[str, int], None]) -> None:
-    """Serves until cancelled, then lets answers under way go on for SHUTDOWN_PATIENCE_S.
+async def serve_http(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    on_ready: Callable[[str, int], None],
+    *,
+    patience_s: int = SHUTDOWN_PATIENCE_S,
+) -> None:
+    """Serves until cancelled, then lets answers under way go on for `patience_s`.
 
     `on_ready` gets host and port once connections are accepted (port 0 asks the system for a free one). Signals are
     the caller's. Raises ConfigError when the address cannot be listened on. `check_bind` is the caller's duty.
@@ -217,7 +224,7 @@ async def serve_http(app: ASGIApp, host: str, port: int, on_ready: Callable[[str
             ws="none",
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=SHUTDOWN_PATIENCE_S,
+            timeout_graceful_shutdown=patience_s,
         )
         server = _Server(config, lambda: on_ready(host, listener.getsockname()[1]))
         serving = asyncio.create_task(server.serve(sockets=[listener]))

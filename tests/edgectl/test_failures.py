@@ -61,5 +61,5 @@ def test_a_newer_agents_code_is_an_internal_error() -> None:
 
 def test_exit_codes_are_distinct_and_leave_clicks_usage_code_alone() -> None:
     assert len({int(code) for code in ExitCode}) == len(ExitCode)
-    assert ExitCode.USAGE == 2
+    assert int(ExitCode.USAGE) == 2
     assert all(row.exit_code is not ExitCode.USAGE for row in FAILURES.values())

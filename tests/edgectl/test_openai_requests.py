@@ -151,7 +151,9 @@ def test_parameters_that_ask_for_nothing_pass() -> None:
         "n": None,
         "service_tier": "auto",
     }
-    history = [{"role": "assistant", "content": "x", "refusal": None, "annotations": [], "tool_calls": None}]
+    history: list[object] = [
+        {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "tool_calls": None}
+    ]
     body = parse_body(json.dumps({**CHAT, **trivial, "messages": history}).encode(), ChatBody)
     assert body.messages[0].content == "x"
     assert parse_body(json.dumps({**COMPLETION, "suffix": ""}).encode(), CompletionBody).prompt == "hi"

@@ -47,7 +47,7 @@ async def serving(
     """The app over `engine`, until the block ends."""
     app = create_app(engine, tokenizer or bundled_tokenizer(), api_keys=api_keys, clocks=clocks)
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(serve_http(app, "127.0.0.1", 0, lambda _, port: ready.set_result(port)))
+    task = asyncio.create_task(serve_http(app, "127.0.0.1", 0, lambda _, port: ready.set_result(port), patience_s=0))
     try:
         port = await asyncio.wait_for(ready, 10)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
