@@ -154,7 +154,7 @@ def test_parameters_that_ask_for_nothing_pass() -> None:
     history: list[object] = [
         {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "tool_calls": None}
     ]
-    body = parse_body(json.dumps({**CHAT, **trivial, "messages": history}).encode(), ChatBody)
+    body = parse_body(json.dumps({**CHAT, **trivial, "messages": [answered]}).encode(), ChatBody)
     assert body.messages[0].content == "x"
     assert parse_body(json.dumps({**COMPLETION, "suffix": ""}).encode(), CompletionBody).prompt == "hi"
 
