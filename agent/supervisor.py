@@ -153,6 +153,8 @@ class Supervisor:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             cwd="/",
+            # Signals of a terminal are for the supervisor, which then tells the worker to stop.
+            start_new_session=True,
         )
         theirs.close()
         self._channel = WorkerChannel(ours)
