@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from edgectl.output import emit, emit_json, mib, table
 
 def status(
     url: Annotated[str | None, typer.Option(help="The coordinator's HTTP address.", envvar="EDGE_URL")] = None,
-    cluster: Annotated[str | None, typer.Option(help="cluster.toml whose coordinator is asked.")] = None,
+    cluster: Annotated[Path | None, typer.Option(help="cluster.toml whose coordinator is asked.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole status as one line of JSON.")] = False,
 ) -> None:
     """Show devices, their layers and memory, and where a token spends its time."""
