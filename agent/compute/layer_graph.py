@@ -52,6 +52,8 @@ class ProviderFeatures:
     """Type of activations inside a layer and of the KV pool; the residual is always fp32."""
     fused_qk_norm: bool = False
     """GroupQueryAttention takes the q/k norm weights itself."""
+    window_excess: int = 0
+    """How many tokens beyond `local_window_size` attention sees: see `provider_probe.window_excess`."""
 
 
 CPU_FEATURES = ProviderFeatures(compute="fp32")
@@ -273,6 +275,7 @@ def _write_attention(writer: _Writer, spec: ModelSpec, layer: int, x: str) -> st
     if norm_weights:
         inputs += ["", "", "", "", "", *norm_weights]
     outputs = [f"{layer}.attended", f"present_k.{layer}", f"present_v.{layer}"]
+    window = spec.sliding_windows[layer]
     attributes: dict[str, Any] = {"qk_norm_epsilon": spec.rms_norm_eps} if norm_weights else {}
     return writer.op(
         "GroupQueryAttention",
@@ -283,7 +286,7 @@ def _write_attention(writer: _Writer, spec: ModelSpec, layer: int, x: str) -> st
         kv_num_heads=spec.num_kv_heads,
         do_rotary=1,
         scale=spec.head_dim**-0.5,
-        local_window_size=spec.sliding_windows[layer] or -1,
+        local_window_size=-1 if window is None else window - writer.options.features.window_excess,
         **attributes,
     )
 

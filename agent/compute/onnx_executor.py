@@ -7,7 +7,7 @@ before ONNX Runtime sees it. See ARCHITECTURE.md for blocks, slots and the bound
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ from agent.compute.layer_graph import (
 )
 from agent.compute.onnx_block import BlockMemory, KvPool, OnnxBlock, OnnxHead, StepBuffers
 from agent.compute.onnx_session import TENSORRT, SessionSettings, open_session, shared_value
-from agent.compute.provider_probe import require_share
+from agent.compute.provider_probe import require_share, window_excess
 from agent.compute.quantize import make_arrays
 from agent.compute.rope import rotation_tables
 from agent.errors import BadCheckpoint
@@ -105,6 +105,8 @@ class OnnxExecutor:
         """
         spec, session = checkpoint.spec, settings.session
         features = CPU_FEATURES if session.on_cpu else CUDA_FEATURES
+        if any(spec.sliding_windows):
+            features = replace(features, window_excess=window_excess(session, half=not session.on_cpu))
         _check_settings(spec, settings, features)
         element, device = (np.float32, "cpu") if session.on_cpu else (np.float16, "cuda")
         layout = KvLayout.of(spec, settings.slots, settings.context, element(0).nbytes)

@@ -6,7 +6,6 @@ Telemetry is switched off before the import: the Linux wheels report home by def
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -69,6 +68,10 @@ def open_session(
     writes a profile until the session's `end_profiling`. Raises ProviderUnavailable when the wanted provider did not
     come up: ONNX Runtime itself would quietly take the CPU.
     """
+    if settings.provider not in ort.get_available_providers():
+        raise ProviderUnavailable(
+            f"{settings.provider} is not in this build of ONNX Runtime {RUNTIME_VERSION}, which has {offered()}"
+        )
     options = _options(settings)
     if profile_prefix:
         options.enable_profiling = True

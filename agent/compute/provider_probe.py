@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from agent.compute.onnx_session import CPU, CUDA, TENSORRT, SessionSettings, Spinning, offered, open_session
+from agent.compute.layer_graph import MICROSOFT
+from agent.compute.onnx_session import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    SessionSettings,
+    Spinning,
+    offered,
+    open_session,
+    shared_value,
+)
 from agent.errors import ProviderUnavailable
 
 logger = logging.getLogger(__name__)
@@ -114,6 +124,66 @@ def provider_share(events: Sequence[Mapping[str, Any]], provider: str, nodes: in
         if event.get("cat") == "Node" and event.get("args", {}).get("provider", provider) != provider
     }
     return max(0.0, 1.0 - len(others) / nodes)
+
+
+def window_excess(settings: SessionSettings, *, half: bool) -> int:
+    """How many tokens more than `local_window_size` the provider's attention sees: 1 on ONNX Runtime 1.23's CPU, 0 now.
+
+    Measured for prefill and decode with equal scores and values 0, 1, 2, ...: the mean then tells the window. Raises
+    ProviderUnavailable when the two differ, for no window would be right then.
+    """
+    window, dtype, device = 2, np.float16 if half else np.float32, "cpu" if settings.on_cpu else "cuda"
+    session = open_session(_one_attention(window, half), settings)
+    pools = [shared_value(np.zeros(_PROBE_POOL, dtype), device) for _ in range(2)]
+    seen = []
+    for start, stop in ((0, 4), (4, 5)):
+        value = np.broadcast_to(np.arange(start, stop, dtype=dtype)[None, :, None], (1, stop - start, _PROBE_HEAD))
+        zeros = np.zeros_like(value)
+        io = session.io_binding()
+        lengths = np.array([[stop - 1], [stop]], np.int32)
+        feeds: dict[str, NDArray[Any]] = {"q": zeros, "k": zeros, "v": np.ascontiguousarray(value)}
+        for name, array in (feeds | {"seqlens_k": lengths[0], "total_len": lengths[1]}).items():
+            io.bind_cpu_input(name, array)
+        for part, pool in zip("kv", pools, strict=True):
+            io.bind_ortvalue_input(f"past_{part}", pool)
+            io.bind_ortvalue_output(f"present_{part}", pool)
+        io.bind_output("y", "cpu")
+        session.run_with_iobinding(io)
+        outputs = dict(zip(("present_k", "present_v", "y"), io.get_outputs(), strict=True))
+        mean = float(outputs["y"].numpy()[0, -1, 0])
+        seen.append(round(2 * (stop - 1 - mean)) + 1)
+    if seen[0] != seen[1]:
+        raise ProviderUnavailable(
+            f"{settings.provider}: a sliding window of {window} is {seen[0]} tokens in prefill, {seen[1]} in decode; "
+            f"set provider cpu, or {way_out()}"
+        )
+    return seen[0] - window
+
+
+_PROBE_HEAD = 64
+_PROBE_POOL = (1, 1, 8, _PROBE_HEAD)
+
+
+def _one_attention(window: int, half: bool) -> ModelProto:
+    """One head of GroupQueryAttention without rotation."""
+    element = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    row, pool = (1, "s", _PROBE_HEAD), _PROBE_POOL
+    names = ["q", "k", "v", "past_k", "past_v", "seqlens_k", "total_len"]
+    inputs = [helper.make_tensor_value_info(name, element, row if len(name) == 1 else pool) for name in names[:5]]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.INT32, [1]) for name in names[5:]]
+    outputs = [helper.make_tensor_value_info("y", element, row)]
+    outputs += [helper.make_tensor_value_info(name, element, pool) for name in ("present_k", "present_v")]
+    node = helper.make_node(
+        "GroupQueryAttention",
+        names,
+        [output.name for output in outputs],
+        domain=MICROSOFT,
+        num_heads=1,
+        kv_num_heads=1,
+        local_window_size=window,
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_model(helper.make_graph([node], "window", inputs, outputs), opset_imports=opsets, ir_version=10)
 
 
 def _runtime_names(provider: str) -> tuple[str, ...]:
