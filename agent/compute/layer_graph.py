@@ -1,63 +1,21 @@
-"""One small ONNX graph per block, and the recipe for each of its weights.
+"""One small ONNX graph per block.
 
 A block's graph is its layers one after the other: the same nodes whether a layer is alone or in a block of many, with
 the residual rounded to the boundary type in between, so that cutting a block never changes a bit. Weights are only
-declared here; `quantize.make_arrays` makes them from the checkpoint when the session is created.
-
-Opset 21 and `com.microsoft`, the operators of onnxruntime-genai's own builder: ONNX Runtime 1.20 to 1.31.
+declared; `quantize.make_arrays` makes them from the checkpoint when the session is created.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, helper
 
+from agent.compute.graph_writer import FP16_MAX, MICROSOFT, GraphOptions, GraphWriter, WeightRef
 from planner.model_spec import ModelSpec
-from planner.types import BoundaryType, LayerRange, Quantization
-
-MICROSOFT = "com.microsoft"
-FP16_MAX = 65504.0
-
-WeightForm = Literal["plain", "transposed", "quantized"]
-WeightType = Literal["fp32", "fp16"]
-
-
-@dataclass(frozen=True, slots=True)
-class WeightRef:
-    """How to make one weight of a graph: checkpoint tensors, stacked along their rows, then brought into `form`.
-
-    `plain` keeps the checkpoint's layout, `transposed` makes [in, out], `quantized` makes `name.q` [N, blocks, bytes],
-    `name.s` [N, blocks] and, unless symmetric, `name.z` [N, bytes].
-    """
-
-    name: str
-    sources: tuple[str, ...]
-    shape: tuple[int, ...]
-    """Shape of the stacked tensor in the checkpoint's layout: [out, in] for a matrix."""
-    form: WeightForm
-    dtype: WeightType
-    bits: int = 0
-    block_size: int = 0
-    symmetric: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderFeatures:
-    """What differs between the kernels of execution providers."""
-
-    compute: WeightType
-    """Type of activations inside a layer and of the KV pool; the residual is always fp32."""
-    fused_qk_norm: bool = False
-    """GroupQueryAttention takes the q/k norm weights itself."""
-    window_excess: int = 0
-    """How many tokens beyond `local_window_size` attention sees: see `provider_probe.window_excess`."""
-
-
-CPU_FEATURES = ProviderFeatures(compute="fp32")
-CUDA_FEATURES = ProviderFeatures(compute="fp16")
+from planner.types import BoundaryType, LayerRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,127 +28,6 @@ class BlockGraph:
     """Whether the graph has an output `saturated` [1]: residual elements clipped between its layers."""
 
 
-@dataclass(frozen=True, slots=True)
-class GraphOptions:
-    """What every graph of an executor has in common."""
-
-    quantization: Quantization
-    block_size: int
-    boundary: BoundaryType
-    capacity: int
-    """Positions of a KV slot: the context and one more."""
-    features: ProviderFeatures = CPU_FEATURES
-
-    @property
-    def bits(self) -> int:
-        """Bits of a quantized element, 0 for float weights."""
-        return {"int4": 4, "int8": 8}.get(self.quantization, 0)
-
-    @property
-    def symmetric(self) -> bool:
-        """int8 has no zero points; for int4 they are worth their 4 bits per block: docs/log.md, 2026-11-21."""
-        return self.bits == 8
-
-
-@dataclass(slots=True)
-class _Writer:
-    """Collects nodes, declared weights and constants of one graph."""
-
-    options: GraphOptions
-    epsilon: float
-    nodes: list[NodeProto] = field(default_factory=list)
-    initializers: dict[str, TensorProto] = field(default_factory=dict)
-    weights: dict[str, WeightRef] = field(default_factory=dict)
-    inputs: list[ValueInfoProto] = field(default_factory=list)
-    outputs: list[ValueInfoProto] = field(default_factory=list)
-
-    @property
-    def compute(self) -> WeightType:
-        return self.options.features.compute
-
-    @property
-    def element(self) -> int:
-        return _element(self.compute)
-
-    def op(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
-        names = list(inputs)
-        while names[-1] == "":
-            names.pop()
-        self.nodes.append(
-            helper.make_node(kind, names, list(outputs), name=f"{kind}.{outputs[0]}", domain=domain, **attributes)
-        )
-        return outputs[0]
-
-    def declare(self, name: str, shape: Sequence[int], element: int) -> str:
-        """An initializer whose bytes come at session creation."""
-        tensor = TensorProto(name=name, dims=shape, data_type=element, data_location=TensorProto.EXTERNAL)
-        tensor.external_data.add(key="location", value="attached")
-        self.initializers[name] = tensor
-        return name
-
-    def constant(self, name: str, values: Sequence[float], element: int, shape: Sequence[int]) -> str:
-        if name not in self.initializers:
-            self.initializers[name] = helper.make_tensor(name, element, shape, values)
-        return name
-
-    def vector(self, name: str, sources: Sequence[str], size: int) -> str:
-        self.weights[name] = WeightRef(name, tuple(sources), (size,), "plain", self.compute)
-        return self.declare(name, (size,), self.element)
-
-    def linear(self, x: str, out: str, sources: Sequence[str], shape: tuple[int, int], bias: Sequence[str] = ()) -> str:
-        """`out = x @ stack(sources).T + stack(bias)`; weight names are the checkpoint's, less `.weight`."""
-        name = f"{out}.weight"
-        rows, columns = shape
-        bias_name = self.vector(f"{out}.bias", bias, rows) if bias else ""
-        if not self.options.bits:
-            self.weights[name] = WeightRef(name, tuple(sources), shape, "transposed", self.compute)
-            self.declare(name, (columns, rows), self.element)
-            product = self.op("MatMul", [x, name], [f"{out}.product" if bias else out])
-            return self.op("Add", [product, bias_name], [out]) if bias else product
-        bits, block_size = self.options.bits, self.options.block_size
-        blocks = -(-columns // block_size)
-        self.weights[name] = WeightRef(
-            name, tuple(sources), shape, "quantized", self.compute, bits, block_size, self.options.symmetric
-        )
-        zeros = ""
-        if not self.options.symmetric:
-            zeros = self.declare(f"{name}.z", (rows, (blocks * bits + 7) // 8), TensorProto.UINT8)
-        inputs = [
-            x,
-            self.declare(f"{name}.q", (rows, blocks, block_size * bits // 8), TensorProto.UINT8),
-            self.declare(f"{name}.s", (rows, blocks), self.element),
-            zeros,
-            "",
-            bias_name,
-        ]
-        attributes = {"K": columns, "N": rows, "bits": bits, "block_size": block_size, "accuracy_level": 4}
-        return self.op("MatMulNBits", inputs, [out], MICROSOFT, **attributes)
-
-    def norm(self, x: str, out: str, source: str, size: int) -> str:
-        """RMS norm of the fp32 residual (or of heads); the output has the compute type."""
-        weight = self.vector(f"{out}.weight", [source], size)
-        return self.op("SimplifiedLayerNormalization", [x, weight], [out], axis=-1, epsilon=self.epsilon, stash_type=1)
-
-    def add_norm(self, x: str, y: str, out: str, source: str, size: int) -> tuple[str, str]:
-        """The norm of `x + y`, and `x + y`: one node where residual and activations have one type."""
-        if self.compute != "fp32":
-            summed = self.op("Add", [x, self.widen(y)], [f"{out}.sum"])
-            return self.norm(summed, out, source, size), summed
-        weight = self.vector(f"{out}.weight", [source], size)
-        outputs = [out, "", "", f"{out}.sum"]
-        self.op("SkipSimplifiedLayerNormalization", [x, y, weight], outputs, MICROSOFT, epsilon=self.epsilon)
-        return out, outputs[3]
-
-    def widen(self, x: str) -> str:
-        """The compute type to fp32, the type of the residual."""
-        return x if self.compute == "fp32" else self.op("Cast", [x], [f"{x}.fp32"], to=TensorProto.FLOAT)
-
-    def model(self, name: str) -> ModelProto:
-        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, list(self.initializers.values()))
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="edgectl")
-
-
 def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> BlockGraph:
     """The graph of `layers`: `hidden` [n, s, H] fp32 to `hidden_out`, with a KV pair per layer.
 
@@ -198,7 +35,7 @@ def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> B
     `past_v.i` [n, kv heads, capacity, head_dim], and the rotation tables `cos` and `sin` [capacity, rotary_dim / 2].
     The residual after the last layer is not rounded: the caller's kernel does it.
     """
-    writer = _Writer(options, spec.rms_norm_eps)
+    writer = GraphWriter(options, spec.rms_norm_eps)
     writer.inputs += [
         helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["n", "s", spec.hidden_size]),
         helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, ["n"]),
@@ -223,7 +60,7 @@ def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> B
 
 def build_head(spec: ModelSpec, options: GraphOptions) -> BlockGraph:
     """Final norm and output matrix: `hidden` [n, H] fp32 to `logits` [n, V] fp32."""
-    writer = _Writer(options, spec.rms_norm_eps)
+    writer = GraphWriter(options, spec.rms_norm_eps)
     writer.inputs.append(helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["n", spec.hidden_size]))
     writer.outputs.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", spec.vocab_size]))
     source = "model.embed_tokens.weight" if spec.tied_embeddings else "lm_head.weight"
@@ -235,7 +72,7 @@ def build_head(spec: ModelSpec, options: GraphOptions) -> BlockGraph:
     return BlockGraph(writer.model("head"), tuple(writer.weights.values()), False)
 
 
-def _write_layer(writer: _Writer, spec: ModelSpec, layer: int, x: str, out: str) -> str:
+def _write_layer(writer: GraphWriter, spec: ModelSpec, layer: int, x: str, out: str) -> str:
     """Residual `x` to residual `out`, not rounded."""
     source, hidden = f"model.layers.{layer}.", spec.hidden_size
     normed = writer.norm(x, f"{layer}.attention_in", f"{source}input_layernorm.weight", hidden)
@@ -248,7 +85,7 @@ def _write_layer(writer: _Writer, spec: ModelSpec, layer: int, x: str, out: str)
     return writer.op("Add", [x, writer.widen(_write_mlp(writer, spec, layer, normed))], [out])
 
 
-def _write_attention(writer: _Writer, spec: ModelSpec, layer: int, x: str) -> str:
+def _write_attention(writer: GraphWriter, spec: ModelSpec, layer: int, x: str) -> str:
     source = f"model.layers.{layer}.self_attn."
     weights = [f"{source}{part}_proj.weight" for part in "qkv"]
     bias = [f"{source}{part}_proj.bias" for part in "qkv"] if spec.qkv_bias else []
@@ -291,7 +128,7 @@ def _write_attention(writer: _Writer, spec: ModelSpec, layer: int, x: str) -> st
     )
 
 
-def _write_head_norm(writer: _Writer, spec: ModelSpec, x: str, source: str, heads: int) -> str:
+def _write_head_norm(writer: GraphWriter, spec: ModelSpec, x: str, source: str, heads: int) -> str:
     """RMS norm of every head: [n, s, heads * head_dim] seen as [n, s, heads, head_dim]."""
     split = writer.constant(f"heads.{heads}", [0, 0, heads, spec.head_dim], TensorProto.INT64, (4,))
     join = writer.constant(f"joined.{heads}", [0, 0, heads * spec.head_dim], TensorProto.INT64, (3,))
@@ -300,7 +137,7 @@ def _write_head_norm(writer: _Writer, spec: ModelSpec, x: str, source: str, head
     return writer.op("Reshape", [normed, join], [f"{x}.normed"])
 
 
-def _write_mlp(writer: _Writer, spec: ModelSpec, layer: int, x: str) -> str:
+def _write_mlp(writer: GraphWriter, spec: ModelSpec, layer: int, x: str) -> str:
     """`down(silu(gate(x)) * up(x))`."""
     source, hidden, inner = f"model.layers.{layer}.mlp.", spec.hidden_size, spec.intermediate_size
 
@@ -317,7 +154,7 @@ def _write_mlp(writer: _Writer, spec: ModelSpec, layer: int, x: str) -> str:
     return linear("down", ["down"], gated, (hidden, inner))
 
 
-def _write_rounding(writer: _Writer, x: str, boundary: BoundaryType, clipped: list[str]) -> str:
+def _write_rounding(writer: GraphWriter, x: str, boundary: BoundaryType, clipped: list[str]) -> str:
     """Round the residual as `kernels.round_to_boundary` does: fp16 saturates and is counted, bf16 is only rounded."""
     if boundary == "fp32":
         return x
@@ -336,7 +173,3 @@ def _write_rounding(writer: _Writer, x: str, boundary: BoundaryType, clipped: li
     writer.op("Clip", [x, low, high], [f"{x}.clipped"])
     writer.op("Cast", [f"{x}.clipped"], [f"{x}.narrow"], to=TensorProto.FLOAT16)
     return writer.op("Cast", [f"{x}.narrow"], [f"{x}.rounded"], to=TensorProto.FLOAT)
-
-
-def _element(dtype: WeightType) -> int:
-    return int(TensorProto.FLOAT if dtype == "fp32" else TensorProto.FLOAT16)

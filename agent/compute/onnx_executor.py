@@ -14,17 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.compute.graph_writer import CPU_FEATURES, CUDA_FEATURES, GraphOptions, ProviderFeatures
 from agent.compute.kernels import round_to_boundary
 from agent.compute.kv_cache import KvLayout
-from agent.compute.layer_graph import (
-    CPU_FEATURES,
-    CUDA_FEATURES,
-    BlockGraph,
-    GraphOptions,
-    ProviderFeatures,
-    build_block,
-    build_head,
-)
+from agent.compute.layer_graph import BlockGraph, build_block, build_head
 from agent.compute.onnx_block import BlockMemory, KvPool, OnnxBlock, OnnxHead, StepBuffers
 from agent.compute.onnx_session import TENSORRT, SessionSettings, open_session, shared_value
 from agent.compute.provider_probe import require_share, window_excess

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from agent.compute.layer_graph import MICROSOFT
+from agent.compute.graph_writer import MICROSOFT
 from agent.compute.onnx_session import (
     CPU,
     CUDA,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.compute.layer_graph import FP16_MAX, WeightRef
+from agent.compute.graph_writer import FP16_MAX, WeightRef
 from agent.compute.onnx_session import quantize_4bits, quantize_8bits
 from agent.errors import BadCheckpoint
 
