@@ -151,9 +151,7 @@ def test_parameters_that_ask_for_nothing_pass() -> None:
         "n": None,
         "service_tier": "auto",
     }
-    history: list[object] = [
-        {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "tool_calls": None}
-    ]
+    answered = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "tool_calls": None}
     body = parse_body(json.dumps({**CHAT, **trivial, "messages": [answered]}).encode(), ChatBody)
     assert body.messages[0].content == "x"
     assert parse_body(json.dumps({**COMPLETION, "suffix": ""}).encode(), CompletionBody).prompt == "hi"
