@@ -3,8 +3,8 @@
 Rules
 1. Whoever sends a message is known by its key: `device` comes from the transport. A Hello that claims another is
    refused.
-2. A supervisor's first message is Hello, a worker's is WorkerHello. Anything else from an unknown connection is
-   answered with Rejected `unknown_connection`, upon which the agent says Hello again.
+2. A supervisor's first message is Hello, a worker's is WorkerHello, again after every reconnect. What comes on another
+   connection is not used; where a second agent has a device's key, the one that came first is told so.
 3. Sessions live on one route. When a device of that route is lost or restarts, they fail with an error that names it.
 4. No sockets, no clock: `now` is seconds of a monotonic clock, everything to be done is returned as effects.
 """
@@ -79,7 +79,7 @@ class Cluster:
         elif isinstance(message, (TokenEvent, SessionEnded, SessionFailed)):
             effects = self._on_session_event(origin, device, message, now)
         elif origin != self.devices[device].origin:
-            effects = [Send(origin, Rejected("unknown_connection", f"{device}: say Hello first"))]
+            effects = self._on_stranger(origin, device)
         else:
             effects = self._on_device_message(device, message, now)
         return self._resolve([*effects, *self._proceed(now)])
@@ -163,13 +163,18 @@ class Cluster:
         connected = Notice("info", f"{device} connected")
         return [Send(origin, welcome), connected, *lost, *self.deployment.on_arrival(device, now)]
 
+    def _on_stranger(self, origin: bytes, device: str) -> list[Effect]:
+        """A supervisor that has not said Hello yet, or whose device a newer connection has taken over."""
+        if not self.devices[device].is_present:
+            return []
+        detail = f"another agent with the key of {device} has connected since; every device needs a key of its own"
+        return [Send(origin, Rejected("not_authorized", detail))]
+
     def _on_session_event(
         self, origin: bytes, device: str, event: TokenEvent | SessionEnded | SessionFailed, now: float
     ) -> list[Effect]:
-        if origin != self.devices[device].worker_origin:
-            return [Send(origin, Rejected("unknown_connection", f"{device}: say WorkerHello first"))]
-        if not self._is_source(device):
-            return []  # An event that was under way when the route moved to another source.
+        if origin != self.devices[device].worker_origin or not self._is_source(device):
+            return []  # From a worker that is gone, or under way when the route moved to another source.
         if isinstance(event, TokenEvent):
             self.deployment.on_progress()
             return self.sessions.on_token(event, now)

@@ -123,11 +123,13 @@ class Deployment:
     def on_failed(self, device: str, failed: Failed) -> list[Effect]:
         """A device could not do its part: the plan waits until a device restarts."""
         record = self._table[device]
-        record.problem = f"{failed.code}: {failed.detail}"
         if failed.request == "load":
-            record.apply(DeviceEvent.LOAD_FAILED)
-        elif failed.micro_batch != self.micro_batch:
-            return []
+            is_current = record.apply(DeviceEvent.LOAD_FAILED)
+        else:
+            is_current = self.phase is Phase.OPENING and failed.micro_batch == self.micro_batch
+        if not is_current:
+            return []  # About something that was asked before the device, or the plan, started anew.
+        record.problem = f"{failed.code}: {failed.detail}"
         return self._refuse(failed.code, naming(device, failed.detail))
 
     def on_broken(self, device: str, micro_batch: int, code: str, detail: str) -> list[Effect]:

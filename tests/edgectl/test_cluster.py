@@ -1,0 +1,353 @@
+"""The coordinator's state machine: scripted scenarios, and a stateful test against agents that live in memory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from agent.wire.messages import (
+    DEVICE_SILENCE_S,
+    PROTOCOL_VERSION,
+    CancelSession,
+    CloseMicroBatch,
+    CoordinatorAlive,
+    Failed,
+    Heartbeat,
+    Load,
+    Rejected,
+    SessionEnded,
+    SessionFailed,
+    TokenEvent,
+    WorkerHello,
+    WorkerRestarted,
+)
+from edgectl.cluster import Inbound
+from edgectl.deploy import Phase
+from edgectl.effects import Send
+from edgectl.engine import EngineError
+from tests.fakes.fake_agents import NAMES, Agent, Scene
+
+
+def test_a_session_from_opening_to_end() -> None:
+    scene = Scene().ready()
+    session = scene.open(max_tokens=2)
+    scene.settle()
+    scene.token()
+    scene.token()
+    assert scene.read[session] == [
+        TokenEvent(session, 0, 100),
+        TokenEvent(session, 1, 101),
+        SessionEnded(session, "length", 2),
+    ]
+
+
+def test_a_session_waits_for_the_one_before() -> None:
+    scene = Scene().ready()
+    first, second = scene.open(), scene.open()
+    scene.settle()
+    assert list(scene.agents["a"].running) == [first]
+    for _ in range(3):
+        scene.token()
+    scene.settle()
+    assert list(scene.agents["a"].running) == [second]
+
+
+@pytest.mark.parametrize(
+    ("connected", "code", "detail"),
+    [((), "no_agent", "waiting for a, b, c"), (("a", "c"), "no_agent", "waiting for b"), (NAMES, "not_ready", "load")],
+)
+def test_a_session_that_cannot_open_says_why(connected: tuple[str, ...], code: str, detail: str) -> None:
+    scene = Scene()
+    scene.connect(*connected)
+    with pytest.raises(EngineError, match=detail) as refused:
+        scene.open()
+    assert refused.value.code == code
+    assert scene.cluster.health().devices_connected == len(connected)
+
+
+def test_a_refused_plan_is_why_sessions_do_not_open() -> None:
+    scene = Scene()
+    scene.connect(*NAMES)
+    scene.say("b", Failed("load", "model_mismatch", "b: digest 12, the coordinator's copy 34"))
+    with pytest.raises(EngineError, match="b: digest 12") as refused:
+        scene.open()
+    assert refused.value.code == "model_mismatch"
+    scene.agents["b"].life += 1
+    scene.connect("b")
+    scene.settle()
+    assert scene.cluster.is_ready
+
+
+def test_another_protocol_version_is_refused_naming_both() -> None:
+    scene = Scene()
+    scene.connect("b", "c")
+    scene.sent.clear()
+    scene.say("a", scene.agents["a"].hello(protocol=PROTOCOL_VERSION + 6))
+    (rejected,) = scene.messages("a", Rejected)
+    assert isinstance(rejected, Rejected)
+    assert rejected.code == "version_mismatch"
+    for part in (f"protocol {PROTOCOL_VERSION + 6}", "9.9.9", f"protocol {PROTOCOL_VERSION}", "1.0.0"):
+        assert part in rejected.detail
+    assert "version_mismatch" in scene.cluster.health().detail
+    scene.say("a", WorkerHello(PROTOCOL_VERSION + 6, "a"), worker=True)
+    assert scene.cluster.devices["a"].worker_origin is None
+
+
+def test_a_key_of_another_device_is_refused() -> None:
+    scene = Scene()
+    scene.say("a", scene.agents["a"].hello(name="b"))
+    (rejected,) = scene.messages("a", Rejected)
+    assert isinstance(rejected, Rejected)
+    assert rejected.code == "not_authorized"
+    assert "belongs to a" in rejected.detail
+    assert not scene.cluster.devices["b"].is_present
+
+
+def test_a_device_of_no_file_is_refused() -> None:
+    cluster = Scene().cluster
+    (effect,) = cluster.on_message(b"x", "stranger", Heartbeat(1), 0.0)[:1]
+    assert isinstance(effect, Send)
+    assert isinstance(effect.message, Rejected)
+
+
+def test_messages_of_an_unknown_or_replaced_connection_are_not_used() -> None:
+    scene = Scene().ready()
+    old = scene.agents["b"].origin
+    scene.agents["b"].life += 1
+    scene.connect("b")
+    scene.settle()
+    effects = scene.cluster.on_message(old, "b", WorkerRestarted("killed", "tcp://old:1"), scene.now)
+    (rejected,) = [e.message for e in effects if isinstance(e, Send)]
+    assert isinstance(rejected, Rejected)
+    assert "another agent with the key of b" in rejected.detail
+    assert scene.cluster.devices["b"].data_endpoint == "tcp://b:1"
+    session = scene.open()
+    assert scene.cluster.on_message(b"somebody", "a", TokenEvent(session, 0, 1), scene.now) == []
+    assert scene.read[session] == []
+
+
+def test_a_heartbeat_before_the_hello_means_nothing() -> None:
+    scene = Scene()
+    assert scene.say("a", Heartbeat(1)) == []
+    assert not scene.cluster.devices["a"].is_present
+
+
+def test_tokens_of_a_device_that_is_not_the_source_are_ignored() -> None:
+    scene = Scene().ready()
+    session = scene.open()
+    scene.say("b", TokenEvent(session, 0, 1), worker=True)
+    assert scene.read[session] == []
+
+
+def test_a_silent_device_fails_the_sessions_that_name_it_and_comes_back() -> None:
+    scene = Scene().ready()
+    running, waiting = scene.open(), scene.open()
+    scene.settle()
+    scene.now = DEVICE_SILENCE_S - 0.5
+    for name in "ac":
+        scene.say(name, Heartbeat(1))
+    scene.tick(1.0)
+    for session in (running, waiting):
+        (error,) = scene.read[session]
+        assert isinstance(error, EngineError)
+        assert (error.code, error.detail) == ("device_lost", "device b is lost")
+    assert scene.cluster.devices["b"].state.value == "lost"
+    scene.settle()
+    scene.say("b", Heartbeat(2))
+    scene.settle()
+    assert scene.cluster.is_ready
+
+
+def test_a_restarted_worker_is_loaded_again_at_its_new_endpoint() -> None:
+    scene = Scene().ready()
+    session = scene.open()
+    scene.settle()
+    scene.say("c", WorkerRestarted("c: worker was killed by SIGSEGV", "tcp://c:77"))
+    (error,) = scene.read[session]
+    assert isinstance(error, EngineError)
+    assert error.code == "worker_lost"
+    assert "SIGSEGV" in error.detail
+    assert [type(s.message) for s in scene.sent if s.origin == b"c:0" and isinstance(s.message, Load)] == [Load]
+    scene.settle()
+    (opened,) = scene.agents["a"].micro_batches.values()
+    assert opened.stages[2].endpoint == "tcp://c:77"
+
+
+@pytest.mark.parametrize("source_first", [True, False])
+def test_a_broken_micro_batch_is_replaced_once_and_the_queue_goes_on(source_first: bool) -> None:
+    scene = Scene().ready()
+    running, waiting = scene.open(), scene.open()
+    scene.settle()
+    (number,) = scene.agents["a"].micro_batches
+    scene.agents["a"].running.clear()
+    reports: list[tuple[Inbound, bool]] = [
+        (SessionFailed(running, "frame_refused", "crc: at b"), True),
+        (Failed("micro-batch", "frame_refused", "a: crc: at b", number), False),
+    ]
+    epochs = len(scene.epochs)
+    for message, worker in reports if source_first else reports[::-1]:
+        scene.say("a", message, worker=worker)
+        scene.settle()
+    (error,) = scene.read[running]
+    assert isinstance(error, EngineError)
+    assert error.code == "frame_refused"
+    assert len(scene.epochs) == epochs + 3
+    assert list(scene.agents["a"].running) == [waiting]
+    assert scene.cluster.deployment.phase is Phase.READY
+
+
+def test_a_session_that_fails_by_itself_leaves_the_micro_batch_open() -> None:
+    scene = Scene().ready()
+    session = scene.open()
+    scene.settle()
+    epochs = len(scene.epochs)
+    scene.say("a", SessionFailed(session, "agent_error", "a prompt of 70 tokens does not fit"), worker=True)
+    scene.settle()
+    assert len(scene.epochs) == epochs
+    assert scene.cluster.is_ready
+
+
+def test_source_workers_hear_from_the_coordinator_every_second() -> None:
+    scene = Scene().ready()
+    for _ in range(41):
+        scene.tick(0.25)
+        for name in NAMES:
+            scene.say(name, Heartbeat(1))
+    assert len(scene.messages("a", CoordinatorAlive)) in (10, 11)
+
+
+def test_shutting_down_ends_sessions_and_closes_the_micro_batch() -> None:
+    scene = Scene().ready()
+    running, waiting = scene.open(), scene.open()
+    scene.settle()
+    scene.take(scene.cluster.shut_down(scene.now))
+    assert scene.read[running] == [SessionEnded(running, "cancelled", 0)]
+    assert scene.read[waiting] == [SessionEnded(waiting, "cancelled", 0)]
+    assert scene.messages("a", CancelSession) == [CancelSession(running)]
+    assert all(scene.messages(name, CloseMicroBatch) for name in NAMES)
+
+
+class ClusterMachine(RuleBasedStateMachine):
+    """Whatever happens to the devices and the connections, a session's tokens come once, in order, then one end."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.scene = Scene().ready()
+
+    @rule(name=st.sampled_from(NAMES))
+    def agent_starts(self, name: str) -> None:
+        self.scene.agents[name] = Agent(name, self.scene.agents[name].life + 1)
+        self.scene.connect(name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def worker_dies(self, name: str) -> None:
+        agent = self.scene.agents[name]
+        if self.scene.cluster.devices[name].origin == agent.origin:
+            agent.loaded = None
+            agent.micro_batches.clear()
+            agent.running.clear()
+            agent.sessions.clear()
+            self.scene.say(name, WorkerRestarted("killed", f"tcp://{name}:x"))
+
+    @rule()
+    def network_delivers(self) -> None:
+        self.scene.settle()
+
+    @rule(names=st.sets(st.sampled_from(NAMES)), seconds=st.sampled_from([0.3, 1.1, 2.0]))
+    def time_passes(self, names: set[str], seconds: float) -> None:
+        for name in sorted(names):
+            self.scene.say(name, Heartbeat(1))
+        self.scene.tick(seconds)
+
+    @precondition(lambda self: not self.scene.cluster.is_ready)
+    @rule()
+    def absent_devices_start(self) -> None:
+        for name in self.scene.cluster.deployment.missing():
+            self.agent_starts(name)
+        self.scene.settle()
+
+    @rule(max_tokens=st.integers(1, 3))
+    def session_opens(self, max_tokens: int) -> None:
+        if self.scene.cluster.is_ready:
+            self.scene.open(max_tokens)
+            self.scene.settle()
+            return
+        with pytest.raises(EngineError, match=r"no_agent|not_ready"):
+            self.scene.open(max_tokens)
+
+    @precondition(lambda self: self.scene.agents["a"].running)
+    @rule(lost=st.lists(st.booleans(), min_size=1, max_size=3))
+    def source_makes_tokens(self, lost: list[bool]) -> None:
+        for one in lost:
+            if self.scene.agents["a"].running:
+                self.scene.token(lost=one)
+
+    @precondition(lambda self: self.scene.read)
+    @rule(data=st.data())
+    def reader_cancels(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(sorted(self.scene.read)))
+        self.scene.take(self.scene.cluster.cancel(session, self.scene.now))
+
+    @rule()
+    def source_reconnects(self) -> None:
+        self.scene.say("a", WorkerHello(PROTOCOL_VERSION, "a"), worker=True)
+
+    @precondition(lambda self: self.scene.agents["a"].running)
+    @rule()
+    def micro_batch_breaks(self) -> None:
+        agent = self.scene.agents["a"]
+        for session in list(agent.running):
+            self.scene.say("a", SessionFailed(session, "answer_timeout", "late"), worker=True)
+        for number in list(agent.micro_batches):
+            self.scene.say("a", Failed("micro-batch", "answer_timeout", "late", number))
+        agent.running.clear()
+
+    @invariant()
+    def sessions_are_whole(self) -> None:
+        for session, events in self.scene.read.items():
+            tokens = [event for event in events if isinstance(event, TokenEvent)]
+            assert [event.index for event in tokens] == list(range(len(tokens)))
+            ends = [event for event in events if not isinstance(event, TokenEvent)]
+            assert len(ends) <= 1
+            assert not ends or events[-1] is ends[0]
+            assert all(event.session == session for event in tokens)
+
+    @invariant()
+    def epochs_only_grow(self) -> None:
+        assert self.scene.epochs == sorted(self.scene.epochs)
+
+    def work_off(self) -> None:
+        """The source goes on until no session is left."""
+        while self.scene.agents["a"].running:
+            self.scene.token()
+            self.scene.settle()
+
+    def teardown(self) -> None:
+        """What runs comes to its end; and from any state, when all restart, the next session runs."""
+        scene = self.scene
+        if scene.cluster.is_ready:
+            self.source_reconnects()
+            scene.settle()
+            self.work_off()
+            assert all(not isinstance(events[-1], TokenEvent) for events in scene.read.values())
+        for name in NAMES:
+            scene.agents[name] = Agent(name, scene.agents[name].life + 1)
+            scene.sent.clear()
+        for name in NAMES:
+            scene.connect(name)
+        scene.settle()
+        assert scene.cluster.is_ready, scene.cluster.health()
+        session = scene.open(max_tokens=1)
+        scene.settle()
+        self.work_off()
+        assert isinstance(scene.read[session][-1], SessionEnded)
+        for events in scene.read.values():
+            assert events
+            assert not isinstance(events[-1], TokenEvent)
+        super().teardown()
+
+
+TestClusterMachine = ClusterMachine.TestCase
+TestClusterMachine.settings = settings(max_examples=max(300, settings().max_examples), stateful_step_count=40)
