@@ -39,7 +39,7 @@ struct KernelSet {
     std::uint32_t (*crc32c)(const std::uint8_t* data, std::size_t size, std::uint32_t crc);
 };
 
-static constexpr std::size_t kPadBlocks = 16;
+static constexpr std::size_t kPadBlocks = 32;
 
 // Kernel sets this CPU can run, best first; the scalar one is always there and last.
 std::vector<const KernelSet*> runnable_kernels();

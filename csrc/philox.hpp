@@ -46,18 +46,21 @@ struct RoundKeys {
     typename Lanes::Word second[kPhiloxRounds];
 };
 
-// Ten rounds on `Lanes::Word`, a vector of counters. Lanes supplies fill, multiply (32 x 32 to 64 bits), high and low.
-template <class Lanes>
-static inline void philox_rounds(typename Lanes::Word (&counter)[4], const RoundKeys<Lanes>& keys) {
+// Ten rounds on `groups` vectors of counters side by side: a round waits for two multiplications, and one group alone
+// would leave the multipliers idle. Lanes supplies fill, multiply (32 x 32 to 64 bits), high and low.
+template <class Lanes, std::size_t groups>
+static inline void philox_rounds(typename Lanes::Word (&counters)[groups][4], const RoundKeys<Lanes>& keys) {
     const auto multiplier0 = Lanes::fill(kPhiloxMultiplier0);
     const auto multiplier1 = Lanes::fill(kPhiloxMultiplier1);
     for (int round = 0; round < kPhiloxRounds; ++round) {
-        const auto product0 = Lanes::multiply(counter[0], multiplier0);
-        const auto product1 = Lanes::multiply(counter[2], multiplier1);
-        counter[0] = Lanes::high(product1) ^ (counter[1] ^ keys.first[round]);  // the product comes last
-        counter[1] = Lanes::low(product1);
-        counter[2] = Lanes::high(product0) ^ (counter[3] ^ keys.second[round]);
-        counter[3] = Lanes::low(product0);
+        for (auto& counter : counters) {
+            const auto product0 = Lanes::multiply(counter[0], multiplier0);
+            const auto product1 = Lanes::multiply(counter[2], multiplier1);
+            counter[0] = Lanes::high(product1) ^ (counter[1] ^ keys.first[round]);  // the product comes last
+            counter[1] = Lanes::low(product1);
+            counter[2] = Lanes::high(product0) ^ (counter[3] ^ keys.second[round]);
+            counter[3] = Lanes::low(product0);
+        }
     }
 }
 

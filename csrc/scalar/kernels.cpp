@@ -77,8 +77,8 @@ void dequantize(const std::int8_t* from, float* row, std::size_t size, float sca
 void random_blocks(std::uint32_t* words, std::size_t blocks, std::uint32_t first, const Place& place, Stream stream) {
     const RoundKeys<ScalarPhilox> keys(place.seed);
     for (std::size_t i = 0; i < blocks; ++i) {
-        std::uint32_t counter[4] = {first + static_cast<std::uint32_t>(i), place.position, place.layer,
-                                    static_cast<std::uint32_t>(stream)};
+        std::uint32_t counter[1][4] = {
+            {first + static_cast<std::uint32_t>(i), place.position, place.layer, static_cast<std::uint32_t>(stream)}};
         philox_rounds(counter, keys);
         std::memcpy(words + 4 * i, counter, sizeof(counter));
     }
