@@ -14,7 +14,6 @@ import shutil
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +36,8 @@ DEVICES = {"alpha": "600 MiB", "beta": "400 MiB", "gamma": "200 MiB"}
 """Three devices of different size on one machine: the split follows their memory limits."""
 
 READY_PATIENCE_S = 90.0
+TELEMETRY_PATIENCE_S = 5.0
+"""Heartbeats come every second."""
 POLL_S = 0.1
 
 console = Console(highlight=False)
@@ -78,7 +79,7 @@ def run(directory: Path, processes: Processes, keep: bool) -> int:
     show_devices(status_of(cluster))
     answer = show_answer(url)
     processes.check()
-    show_stages(status_of(cluster))
+    show_stages(measured(cluster))
     identical = answer == local_answer()
     console.print(f"\nparity: {'[green]identical[/green]' if identical else '[red]different[/red]'}")
     if keep and identical:
@@ -107,38 +108,46 @@ def make_cluster(directory: Path, cluster: Path, control_port: int, http_port: i
 
 
 def wait_until_ready(url: str, processes: Processes) -> None:
-    """Poll /healthz until every device has its layers. Raises ProcessFailed when one ends or it takes too long."""
+    """Poll the status until every device has its layers. Raises ProcessFailed when one ends or cannot take them."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     deadline_s = time.monotonic() + READY_PATIENCE_S
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("starting a coordinator and three agents", total=len(DEVICES) + 1)
+        bar = progress.add_task("starting the coordinator", total=len(DEVICES) + 1)
         while time.monotonic() < deadline_s:
             processes.check()
-            health = health_of(url)
-            if health.get("ready"):
+            status = status_over_http(url)
+            if status.get("ready"):
                 return
-            done = health.get("devices_connected", 0)
-            progress.update(bar, completed=done, description=health.get("detail") or "starting the coordinator")
+            if status.get("phase") == "refused":
+                raise ProcessFailed(f"{status['detail']}\n\n{processes.logs()}")
+            connected = sum(device["provider"] is not None for device in status.get("devices", ()))
+            progress.update(bar, completed=connected, description=status.get("detail") or "starting the coordinator")
             time.sleep(POLL_S)
     raise ProcessFailed(f"not ready after {READY_PATIENCE_S:.0f} s\n\n{processes.logs()}")
 
 
-def health_of(url: str) -> dict[str, Any]:
-    """The body of /healthz, whatever its status; empty while nobody answers."""
+def status_over_http(url: str) -> dict[str, Any]:
+    """What `edgectl status --json` prints; empty while nobody answers."""
     try:
-        with urllib.request.urlopen(f"{url}/healthz", timeout=5) as response:
-            body = response.read()
-    except urllib.error.HTTPError as unready:
-        body = unready.read()
+        with urllib.request.urlopen(f"{url}/edge/v1/status", timeout=5) as response:
+            parsed: dict[str, Any] = json.load(response)
     except OSError:
         return {}
-    parsed: dict[str, Any] = json.loads(body)
     return parsed
 
 
 def status_of(cluster: Path) -> dict[str, Any]:
     parsed: dict[str, Any] = json.loads(output_of([BIN / "edgectl", "status", "--cluster", cluster, "--json"]))
     return parsed
+
+
+def measured(cluster: Path) -> dict[str, Any]:
+    """The status once every device's heartbeat has brought its times."""
+    deadline_s = time.monotonic() + TELEMETRY_PATIENCE_S
+    status = status_of(cluster)
+    while any(stage["compute_ms"] is None for stage in status["stages"]) and time.monotonic() < deadline_s:
+        status = status_of(cluster)
+    return status
 
 
 def show_devices(status: dict[str, Any]) -> None:
