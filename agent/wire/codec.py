@@ -12,25 +12,29 @@ Layout and meaning of each field: docs/protocol.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-import msgpack
 import msgspec
+from msgspec import Meta
 
 from agent.errors import FrameRefused, RefusalReason
 from agent.wire.messages import PROTOCOL_VERSION, Opening
 from planner.types import Codec
 
 MAX_HEADER_BYTES = 256
-"""16 rows of at most 10 bytes, and 13 other fields; the header of one row is about 50 bytes."""
+"""16 rows of 12 bytes and everything else at its largest make exactly this; one row usually takes about 50 bytes."""
 MAX_ROWS = 16
-MAX_OPENINGS_BYTES = 4096
-"""16 openings with the default parameters, or one with the 300 logit biases the API allows."""
+MAX_OPENINGS_BYTES = 8192
+"""16 openings with the default parameters, or one with the 300 logit biases the API allows, 15 bytes each."""
 MAX_ANSWER_BYTES = 16 << 10
 """16 rows with 20 alternatives each at 14 bytes, twice over."""
+MAX_DETAIL = 1024
+"""Characters of a refusal's detail: at most 4096 bytes of UTF-8, less than MAX_REFUSAL_BYTES."""
+MAX_REFUSAL_BYTES = 8192
 MAX_TOKENS_PER_ROW = 4096
 """Longest prefill chunk; the default is 128."""
 MAX_HIDDEN_SIZE = 65536
@@ -40,7 +44,9 @@ MAX_GENERATION = (1 << 32) - 1
 MAX_STEP = (1 << 31) - 1
 MAX_MICRO_BATCH = (1 << 31) - 1
 MAX_EPOCH = (1 << 63) - 1
-MAX_TIME = (1 << 63) - 1
+MAX_TIME_NS = (1 << 63) - 1
+MAX_HELD_US = (1 << 32) - 1
+"""71 minutes: an answer is late after ten seconds."""
 
 Buffer = bytes | bytearray | memoryview
 Checksum = Callable[[Buffer, int], int]
@@ -77,9 +83,9 @@ CODEC_IDS: dict[Codec, CodecId] = {
 class RowRef(NamedTuple):
     """A row of the micro-batch and where it stands: `position` tokens came before this frame's."""
 
-    row: int
-    generation: int
-    position: int
+    row: Annotated[int, Meta(ge=0, le=MAX_ROWS - 1)]
+    generation: Annotated[int, Meta(ge=0, le=MAX_GENERATION)]
+    position: Annotated[int, Meta(ge=0, le=MAX_POSITION)]
 
 
 class Answered(NamedTuple):
@@ -114,6 +120,57 @@ class Frame:
     openings: tuple[Opening, ...] = ()
 
 
+_Header = tuple[
+    Annotated[int, Meta(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)],
+    FrameKind,
+    Annotated[int, Meta(ge=0, le=MAX_MICRO_BATCH)],
+    Annotated[int, Meta(ge=0, le=MAX_EPOCH)],
+    Annotated[int, Meta(ge=0, le=MAX_STEP)],
+    Annotated[tuple[RowRef, ...], Meta(max_length=MAX_ROWS)],
+    bool,
+    Annotated[int, Meta(ge=0, le=MAX_LAYERS)],
+    CodecId,
+    tuple[
+        Annotated[int, Meta(ge=0, le=MAX_ROWS)],
+        Annotated[int, Meta(ge=0, le=MAX_TOKENS_PER_ROW)],
+        Annotated[int, Meta(ge=0, le=MAX_HIDDEN_SIZE)],
+    ],
+    Annotated[int, Meta(ge=0, le=MAX_STEP + 1)],
+    Annotated[int, Meta(ge=0, le=MAX_HELD_US)],
+    Annotated[int, Meta(ge=0, le=MAX_TIME_NS)],
+    Annotated[int, Meta(ge=0, le=(1 << 32) - 1)],
+]
+"""The header's fields in order, each within its limits. `answered` is one more than the step, so that none is 0."""
+
+_FIELDS = (
+    "version",
+    "kind",
+    "micro_batch",
+    "epoch",
+    "step",
+    "rows",
+    "sample",
+    "start_layer",
+    "codec",
+    "shape",
+    "answered",
+    "held_us",
+    "sent_ns",
+    "crc32c",
+)
+_HEADER: msgspec.msgpack.Decoder[_Header] = msgspec.msgpack.Decoder(_Header)
+_ANSWERS: msgspec.msgpack.Decoder[tuple[Answered, ...]] = msgspec.msgpack.Decoder(
+    Annotated[tuple[Answered, ...], Meta(max_length=MAX_ROWS)]
+)
+_OPENINGS: msgspec.msgpack.Decoder[tuple[Opening, ...]] = msgspec.msgpack.Decoder(
+    Annotated[tuple[Opening, ...], Meta(max_length=MAX_ROWS)]
+)
+_REFUSAL = msgspec.msgpack.Decoder(tuple[RefusalReason, str])
+_ENCODE = msgspec.msgpack.Encoder().encode
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no MessagePack, break a type or a limit, or nest too deeply."""
+
+
 def payload_bytes(codec: CodecId, shape: tuple[int, int, int]) -> int:
     """Exact payload length of hidden states; int8 carries one fp32 scale per token behind the elements."""
     rows, tokens, hidden = shape
@@ -131,26 +188,28 @@ def payload_bytes(codec: CodecId, shape: tuple[int, int, int]) -> int:
 
 def encode(frame: Frame, crc32c: Checksum) -> list[Buffer]:
     """A frame as message parts, checksum filled in."""
-    fields = [
-        PROTOCOL_VERSION,
-        int(frame.kind),
-        frame.micro_batch,
-        frame.epoch,
-        frame.step,
-        frame.rows,
-        frame.sample,
-        frame.start_layer,
-        int(frame.codec),
-        frame.shape,
-        frame.answered + 1,
-        frame.held_us,
-        frame.sent_ns,
-    ]
-    # An array of 14 (0x9e) whose last element follows as 0xce and four bytes.
-    head = b"\x9e" + b"".join(msgpack.packb(value) for value in fields)
+    fields = _ENCODE(
+        (
+            PROTOCOL_VERSION,
+            frame.kind,
+            frame.micro_batch,
+            frame.epoch,
+            frame.step,
+            frame.rows,
+            frame.sample,
+            frame.start_layer,
+            frame.codec,
+            frame.shape,
+            frame.answered + 1,
+            min(frame.held_us, MAX_HELD_US),
+            frame.sent_ns,
+        )
+    )
+    # The array of 13 (0x9d) becomes one of 14 (0x9e), whose last element follows as 0xce and four bytes.
+    head = b"\x9e" + fields[1:]
     parts: list[Buffer] = [head, frame.payload]
     if frame.openings:
-        parts.append(msgpack.packb([msgspec.to_builtins(o) for o in frame.openings]))
+        parts.append(_ENCODE(frame.openings))
     crc = 0
     for part in parts:
         crc = crc32c(part, crc)
@@ -178,132 +237,89 @@ def decode(parts: Sequence[Buffer], crc32c: Checksum) -> Frame:
         crc = crc32c(part, crc)
     if head[-5:] != b"\xce" + crc.to_bytes(4, "big"):
         raise FrameRefused(RefusalReason.CRC, f"computed {crc:08x}, frame says {head[-4:].hex()}")
-    frame = _header(head, parts[1])
-    openings = _openings(parts[2], frame.rows) if len(parts) == 3 else ()
+    frame = _frame(head, parts)
     _check_payload(frame)
-    if not openings:
-        return frame
-    return Frame(**{**{name: getattr(frame, name) for name in Frame.__slots__}, "openings": openings})
+    return frame
 
 
 def encode_answers(answers: Sequence[Answered]) -> bytes:
     """Payload of an ANSWER frame, one entry per row in the order of the header's rows."""
-    packed: bytes = msgpack.packb([[a.token, a.logprob, a.top] for a in answers])
-    return packed
+    return _ENCODE(answers)
 
 
 def decode_answers(payload: Buffer) -> tuple[Answered, ...]:
     """Raises FrameRefused when the payload is not a list of [token, log-probability or nil, alternatives]."""
     try:
-        raw = msgpack.unpackb(payload, max_array_len=64, max_map_len=0, max_str_len=0, max_bin_len=0)
-        return tuple(
-            Answered(*msgspec.convert(entry, type=tuple[int, float | None, tuple[tuple[int, float], ...]]))
-            for entry in raw
-        )
-    except Exception as problem:
+        return _ANSWERS.decode(payload)
+    except _MALFORMED as problem:
         raise FrameRefused(RefusalReason.PAYLOAD, f"answers: {problem}") from problem
 
 
 def encode_refusal(refused: FrameRefused) -> bytes:
     """Payload of a REFUSAL frame."""
-    packed: bytes = msgpack.packb([refused.reason.value, refused.detail[:1024]])
-    return packed
+    return _ENCODE((refused.reason.value, refused.detail[:MAX_DETAIL]))
 
 
 def decode_refusal(payload: Buffer) -> FrameRefused:
     """The peer's refusal as an error to raise or report; a malformed one is reported as such."""
     try:
-        reason, detail = msgspec.convert(
-            msgpack.unpackb(payload, max_array_len=2, max_str_len=8192), type=tuple[str, str]
-        )
-        return FrameRefused(RefusalReason(reason), detail)
-    except Exception as problem:
+        return FrameRefused(*_REFUSAL.decode(payload))
+    except _MALFORMED as problem:
         return FrameRefused(RefusalReason.PAYLOAD, f"refusal: {problem}")
 
 
-def _header(head: bytes, payload: Buffer) -> Frame:
+def _frame(head: bytes, parts: Sequence[Buffer]) -> Frame:
+    """The frame of a header whose version and checksum are right."""
     try:
-        raw = msgpack.unpackb(
-            head, use_list=False, max_array_len=MAX_ROWS, max_map_len=0, max_str_len=0, max_bin_len=0, max_ext_len=0
-        )
-    except Exception as problem:  # msgpack raises ValueError and its own types
-        raise FrameRefused(RefusalReason.HEADER, f"not MessagePack within limits: {problem}") from problem
-    if len(raw) != 14:
-        raise FrameRefused(RefusalReason.HEADER, f"{len(raw)} fields, 14 expected")
-    _, kind, micro_batch, epoch, step, rows, sample, start_layer, codec, shape, answered, held_us, sent_ns, _ = raw
-    try:
-        return Frame(
-            kind=FrameKind(_integer("kind", kind, 255)),
-            micro_batch=_integer("micro_batch", micro_batch, MAX_MICRO_BATCH),
-            epoch=_integer("epoch", epoch, MAX_EPOCH),
-            step=_integer("step", step, MAX_STEP),
-            rows=_rows(rows),
-            sample=_boolean("sample", sample),
-            start_layer=_integer("start_layer", start_layer, MAX_LAYERS),
-            codec=CodecId(_integer("codec", codec, 255)),
-            shape=_shape(shape),
-            answered=_integer("answered", answered, MAX_STEP + 1) - 1,
-            held_us=_integer("held_us", held_us, MAX_TIME),
-            sent_ns=_integer("sent_ns", sent_ns, MAX_TIME),
-            payload=payload,
-        )
-    except ValueError as problem:  # an unknown kind or codec
-        raise FrameRefused(RefusalReason.HEADER, str(problem)) from problem
-
-
-def _integer(name: str, value: object, limit: int) -> int:
-    if type(value) is not int or not 0 <= value <= limit:
-        raise FrameRefused(RefusalReason.HEADER, f"{name} is {value!r:.40}, an integer in 0..{limit} expected")
-    return value
-
-
-def _boolean(name: str, value: object) -> bool:
-    if type(value) is not bool:
-        raise FrameRefused(RefusalReason.HEADER, f"{name} is {value!r:.40}, true or false expected")
-    return value
-
-
-def _rows(rows: object) -> tuple[RowRef, ...]:
-    if type(rows) is not tuple or len(rows) > MAX_ROWS:
-        raise FrameRefused(RefusalReason.ROW, f"at most {MAX_ROWS} rows expected")
-    refs: list[RowRef] = []
-    for entry in rows:
-        if type(entry) is not tuple or len(entry) != 3:
-            raise FrameRefused(RefusalReason.ROW, "row, generation and position expected")
-        ref = RowRef(
-            _integer("row", entry[0], MAX_ROWS - 1),
-            _integer("generation", entry[1], MAX_GENERATION),
-            _integer("position", entry[2], MAX_POSITION),
-        )
-        if refs and ref.row <= refs[-1].row:
-            raise FrameRefused(RefusalReason.ROW, f"row {ref.row} after row {refs[-1].row}, ascending expected")
-        refs.append(ref)
-    return tuple(refs)
-
-
-def _shape(shape: object) -> tuple[int, int, int]:
-    if type(shape) is not tuple or len(shape) != 3:
-        raise FrameRefused(RefusalReason.SHAPE, "three dimensions expected")
-    rows, tokens, hidden = shape
-    return (
-        _integer("rows", rows, MAX_ROWS),
-        _integer("tokens", tokens, MAX_TOKENS_PER_ROW),
-        _integer("hidden", hidden, MAX_HIDDEN_SIZE),
+        fields = _HEADER.decode(head)
+    except _MALFORMED as problem:
+        raise _header_refused(problem) from problem
+    _, kind, micro_batch, epoch, step, rows, sample, start_layer, codec, shape, answered, held_us, sent_ns, _ = fields
+    last_row = -1
+    for row, _, _ in rows:
+        if row <= last_row:
+            raise FrameRefused(RefusalReason.ROW, f"row {row} after row {last_row}, ascending expected")
+        last_row = row
+    return Frame(
+        kind,
+        micro_batch,
+        epoch,
+        step,
+        rows,
+        sample,
+        start_layer,
+        codec,
+        shape,
+        answered - 1,
+        held_us,
+        sent_ns,
+        parts[1],
+        _openings(parts[2], rows) if len(parts) == 3 else (),
     )
+
+
+def _header_refused(problem: Exception) -> FrameRefused:
+    """msgspec says where a value broke a rule, `$[5][0]` for the first row, and a field's index says what it is."""
+    found = re.search(r"\$\[(\d+)\]", str(problem))
+    if found is None:
+        return FrameRefused(RefusalReason.HEADER, f"not an array of {len(_FIELDS)} fields: {problem}")
+    name = _FIELDS[int(found[1])]
+    reason = {"rows": RefusalReason.ROW, "shape": RefusalReason.SHAPE}.get(name, RefusalReason.HEADER)
+    return FrameRefused(reason, f"{name}: {problem}")
 
 
 def _openings(part: Buffer, rows: tuple[RowRef, ...]) -> tuple[Opening, ...]:
     if len(part) > MAX_OPENINGS_BYTES:
         raise FrameRefused(RefusalReason.PAYLOAD, f"openings of {len(part)} bytes, at most {MAX_OPENINGS_BYTES}")
     try:
-        raw = msgpack.unpackb(part, strict_map_key=True, max_array_len=1024, max_map_len=32, max_str_len=64)
-        openings = msgspec.convert(raw, type=tuple[Opening, ...])
-    except Exception as problem:
+        openings = _OPENINGS.decode(part)
+    except _MALFORMED as problem:
         raise FrameRefused(RefusalReason.PAYLOAD, f"openings: {problem}") from problem
     named = {(ref.row, ref.generation) for ref in rows}
     for opening in openings:
         if (opening.row, opening.generation) not in named:
-            raise FrameRefused(RefusalReason.ROW, f"opening of row {opening.row}, which the frame does not carry")
+            raise FrameRefused(RefusalReason.ROW, f"opening of row {opening.row}, named twice or not in the frame")
+        named.remove((opening.row, opening.generation))
     return openings
 
 
@@ -324,8 +340,8 @@ def _check_payload(frame: Frame) -> None:
             if size > MAX_ANSWER_BYTES:
                 raise FrameRefused(RefusalReason.PAYLOAD, f"answer of {size} bytes, at most {MAX_ANSWER_BYTES}")
         case FrameKind.REFUSAL:
-            if size > MAX_OPENINGS_BYTES:
-                raise FrameRefused(RefusalReason.PAYLOAD, f"refusal of {size} bytes, at most {MAX_OPENINGS_BYTES}")
+            if size > MAX_REFUSAL_BYTES:
+                raise FrameRefused(RefusalReason.PAYLOAD, f"refusal of {size} bytes, at most {MAX_REFUSAL_BYTES}")
         case FrameKind.PING | FrameKind.PONG:
             if size:
                 raise FrameRefused(RefusalReason.PAYLOAD, f"{size} bytes in a ping")

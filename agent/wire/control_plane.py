@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 
 from agent.errors import ConfigError
+from agent.wire.event_poll import EventPoll
 from agent.wire.events import ControlConnected, ControlDisconnected, Controlled, ControlRefused, Event, Readable
 from agent.wire.messages import MAX_CONTROL_BYTES
 from agent.wire.security import AllowList, KeyPair
-from agent.wire.transport import AsyncRouter, Dealer, DealerEvents, EventPoll, Limits, new_context
+from agent.wire.transport import AsyncRouter, Dealer, DealerEvents, Limits, new_context, new_poll
 
 CONTROL_LIMITS = Limits(queue=1000, part_bytes=MAX_CONTROL_BYTES, linger_ms=1000)
 """1000 waiting token events are seconds of the fastest model. The linger lets a last SessionEnded or Failed leave."""
@@ -20,7 +21,7 @@ class ControlClient:
     def __init__(self, keys: KeyPair, endpoint: str, server_key: str, name: str) -> None:
         """`name` only helps to read the routing id; who this is, the key says. Raises ConfigError."""
         self._context = new_context()
-        self._poll = EventPoll()
+        self._poll = new_poll()
         try:
             self._dealer = Dealer(
                 self._context,

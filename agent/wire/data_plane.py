@@ -12,7 +12,7 @@ from agent.wire.codec import Buffer
 from agent.wire.control_plane import ControlClient
 from agent.wire.events import Connected, Disconnected, Event, Readable, Received, Refused, Replied
 from agent.wire.security import AllowList, KeyPair
-from agent.wire.transport import Dealer, DealerEvents, EventPoll, Limits, Router
+from agent.wire.transport import Dealer, DealerEvents, Limits, Router, new_poll
 
 DATA_LIMITS = Limits(queue=256, part_bytes=64 << 20, linger_ms=0, full_is_lost=True)
 """256 waiting frames are the 4 kept ones of 64 micro-batches: more means that the peer reads nothing. A prefill chunk
@@ -25,7 +25,7 @@ class DataPlane:
     def __init__(self, keys: KeyPair, allow: AllowList, bind: str) -> None:
         self._keys = keys
         self._router = Router(keys, allow, bind, DATA_LIMITS)
-        self._poll = EventPoll()
+        self._poll = new_poll()
         self._poll.watch(self._router.socket, self._receive)
         self._dealers: dict[str, Dealer] = {}
 

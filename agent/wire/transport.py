@@ -1,4 +1,4 @@
-"""ZeroMQ sockets: a poller, a connecting DEALER, a bound ROUTER. Bytes in, events out; knows no frame and no message.
+"""ZeroMQ sockets: a connecting DEALER, a bound ROUTER. Bytes in, events out; knows no frame and no message.
 
 `data_plane` and `control_plane` are made of these; apart from `security` no other file sees zmq.
 
@@ -13,18 +13,17 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import math
 import secrets
 import struct
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import zmq
 
 from agent.errors import ConfigError
 from agent.wire.codec import Buffer
+from agent.wire.event_poll import EventPoll
 from agent.wire.events import Event
 from agent.wire.security import AllowList, Gatekeeper, KeyPair, secure_client, secure_server
 
@@ -52,7 +51,6 @@ _WATCHED = int(
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
-Handler = Callable[[list[Event]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,64 +84,6 @@ def _configure(socket: Socket, limits: Limits) -> None:
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
     socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
     socket.setsockopt(zmq.TOS, 0x10)
-
-
-class EventPoll:
-    """A poller whose sources turn readiness into events, with alarms. One thread uses it."""
-
-    def __init__(self) -> None:
-        self.pending: list[Event] = []
-        """Changes of connections: handed out before messages, so that kept frames are sent before answers to these."""
-        self._poller = zmq.Poller()
-        self._handlers: dict[Any, Handler] = {}
-        self._alarms: dict[object, tuple[float, Callable[[], None]]] = {}
-
-    def watch(self, source: Socket | int, handler: Handler) -> None:
-        """Call the handler once for every poll that finds the source readable."""
-        self._poller.register(source, zmq.POLLIN)
-        self._handlers[source] = handler
-
-    def forget(self, source: Socket | int) -> None:
-        """No longer watch a source; unknown ones are ignored."""
-        if self._handlers.pop(source, None) is not None:
-            self._poller.unregister(source)
-
-    def alarm(self, owner: object, delay_ms: int, ring: Callable[[], None]) -> None:
-        """Call `ring` from a later poll; one alarm per owner."""
-        self._alarms[owner] = (time.monotonic() + delay_ms / 1e3, ring)
-
-    def silence(self, owner: object) -> None:
-        """Take an owner's alarm back."""
-        self._alarms.pop(owner, None)
-
-    def poll(self, timeout_ms: int | None) -> list[Event]:
-        """Wait for events, for ever when None; at most one message per source, so that none starves another."""
-        deadline = None if timeout_ms is None else time.monotonic() + timeout_ms / 1e3
-        while True:
-            if self._alarms:
-                self._ring()
-            events: list[Event] = []
-            for source, _ in self._poller.poll(0 if self.pending else self._wait_ms(deadline)):
-                self._handlers[source](events)
-            if self.pending:
-                events, self.pending = self.pending + events, []
-            # A wake-up without an event (an alarm, a dropped message) is not the caller's.
-            if events or (deadline is not None and time.monotonic() >= deadline):
-                return events
-
-    def _wait_ms(self, deadline: float | None) -> int | None:
-        """Milliseconds until the deadline or the first alarm, rounded up."""
-        if self._alarms:
-            first = min(at for at, _ in self._alarms.values())
-            deadline = first if deadline is None else min(first, deadline)
-        return None if deadline is None else max(0, math.ceil((deadline - time.monotonic()) * 1e3))
-
-    def _ring(self) -> None:
-        now = time.monotonic()
-        for owner, (at, ring) in list(self._alarms.items()):
-            if at <= now:
-                del self._alarms[owner]
-                ring()
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +328,11 @@ class AsyncRouter:
 def new_context() -> Context:
     """One I/O thread: two would let messages of one peer and its monitor's events overtake each other."""
     return zmq.Context(io_threads=1)
+
+
+def new_poll() -> EventPoll:
+    """An EventPoll of ZeroMQ sockets and file descriptors."""
+    return EventPoll(zmq.Poller(), _READABLE)
 
 
 def _is_readable(socket: Socket) -> bool:
