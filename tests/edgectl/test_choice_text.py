@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.wire.messages import Sampling, TokenEvent
 from edgectl.choice_text import ChoiceText, Piece
 from edgectl.openai_api import Choice
+from edgectl.tokenizer import load_tokenizer
 from tests.fakes.http_server import bundled_tokenizer
+from tests.fakes.llama2_tokenizer import write_llama2_tokenizer
 
 texts = st.text(alphabet="ab \n é😀", max_size=30)
 
@@ -81,6 +86,18 @@ def test_an_answer_cut_inside_a_character_ends_before_it_and_still_shows_its_tok
     pieces, _ = run(bundled_tokenizer().encode("a😀")[:-1])
     assert "".join(piece.text for piece in pieces) == "a"
     assert sum(len(piece.tokens) for piece in pieces) == 4
+
+
+@pytest.mark.parametrize(("begins_text", "expected"), [(True, "he he"), (False, " he he")])
+def test_sentencepiece_drops_a_leading_space_only_where_a_text_begins(
+    tmp_path: Path, begins_text: bool, expected: str
+) -> None:
+    tokenizer = load_tokenizer(tmp_path, write_llama2_tokenizer(tmp_path))
+    tokens = tokenizer.encode("he he")
+    assert [tokenizer.token_name(token) for token in tokens] == ["<s>", "▁he", "▁he"]
+    text = ChoiceText(Choice(0, (1,), 100, Sampling(), (), begins_text), tokenizer)
+    pieces = [text.push(TokenEvent("s", index, token)) for index, token in enumerate(tokens)]
+    assert "".join(piece.text for piece in pieces if piece is not None) == expected
 
 
 def test_special_tokens_have_no_text() -> None:
