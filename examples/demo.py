@@ -37,7 +37,8 @@ DEVICES = {"alpha": "600 MiB", "beta": "400 MiB", "gamma": "200 MiB"}
 
 READY_PATIENCE_S = 90.0
 TELEMETRY_PATIENCE_S = 5.0
-"""Heartbeats come every second."""
+REPORT_AGE_S = 0.6
+"""A heartbeat comes every second and tells what the worker reported in the last half second."""
 POLL_S = 0.1
 
 console = Console(highlight=False)
@@ -142,12 +143,16 @@ def status_of(cluster: Path) -> dict[str, Any]:
 
 
 def measured(cluster: Path) -> dict[str, Any]:
-    """The status once every device's heartbeat has brought its times."""
-    deadline_s = time.monotonic() + TELEMETRY_PATIENCE_S
-    status = status_of(cluster)
-    while any(stage["compute_ms"] is None for stage in status["stages"]) and time.monotonic() < deadline_s:
-        status = status_of(cluster)
-    return status
+    """The status with the whole answer in it: once every device has sent a heartbeat made after its end."""
+    ended_s = time.monotonic()
+    with console.status("waiting for the devices' next heartbeats"):
+        while True:
+            status = status_of(cluster)
+            since_s = time.monotonic() - ended_s
+            heard_s = [device["heard_s"] or 0.0 for device in status["devices"]]
+            if max(heard_s) < since_s - REPORT_AGE_S or since_s > TELEMETRY_PATIENCE_S:
+                return status
+            time.sleep(POLL_S)
 
 
 def show_devices(status: dict[str, Any]) -> None:
