@@ -8,6 +8,10 @@ from edgectl.engine import EngineError
 from edgectl.failures import failure_of
 
 
+MAX_MESSAGE_CHARACTERS = 500
+"""A message may quote the request; a megabyte of it helps nobody."""
+
+
 class ApiError(Exception):
     """An HTTP request that is answered with an error; status and type come from the table of failures."""
 
@@ -15,10 +19,10 @@ class ApiError(Exception):
         self, code: str, message: str | None = None, param: str | None = None, retry_after_s: float | None = None
     ) -> None:
         failure = failure_of(code)
-        super().__init__(message or failure.message)
+        self.message = _shortened(message or failure.message)
+        super().__init__(self.message)
         self.code = code
-        self.message = message or failure.message
-        self.param = param
+        self.param = None if param is None else _shortened(param)
         self.http_status = failure.http_status
         self.kind = failure.kind
         self.retry_after_s = failure.retry_after_s if retry_after_s is None else retry_after_s
@@ -41,3 +45,7 @@ class ApiError(Exception):
         if self.retry_after_s is None:
             return {}
         return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE_CHARACTERS else text[: MAX_MESSAGE_CHARACTERS - 1] + "…"

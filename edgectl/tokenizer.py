@@ -74,7 +74,7 @@ class Tokenizer:
             text = self._fast.apply_chat_template(
                 [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as problem:
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as problem:
             raise ChatTemplateError(str(problem)) from problem
         return self._checked(self._backend.encode(text, add_special_tokens=False).ids)
 

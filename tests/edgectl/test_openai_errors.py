@@ -22,6 +22,12 @@ def test_an_engines_detail_never_reaches_the_client(code: str) -> None:
     assert error.http_status == 429 or error.http_status >= 500
 
 
+def test_a_request_is_not_quoted_without_end() -> None:
+    error = ApiError("unknown_parameter", "unknown parameter: " + "x" * 10**6, "x" * 10**6)
+    assert len(str(error.body())) < 1500
+    assert error.message.startswith("unknown parameter: xxx")
+
+
 def test_retry_after_is_whole_seconds_and_the_engine_knows_better() -> None:
     assert ApiError("no_agent").headers() == {"Retry-After": "5"}
     assert ApiError.of_engine(EngineError("no_agent", "", retry_after_s=0.2)).headers() == {"Retry-After": "1"}
