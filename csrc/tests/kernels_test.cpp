@@ -18,10 +18,22 @@ using edge::KernelSet;
 
 int failures = 0;
 
+constexpr std::uint32_t kErasedSum = 0x614f4a4fU;
+constexpr std::uint32_t kNoiseSum = 0x9e82af28U;
+
 void expect(bool holds, const std::string& what) {
     if (holds) return;
     ++failures;
     std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+}
+
+// Subnormals so small that absmax / 127 is off by half a step: quotients beyond +-127 must be clipped.
+std::vector<float> tiny_values() {
+    std::vector<float> values;
+    for (std::uint32_t size = 0; size < 191; ++size)
+        values.push_back(edge::bits_as<float>(size | (size % 2 == 0 ? 0x80000000U : 0U)));
+    values.push_back(values[190]);
+    return values;
 }
 
 template <class T>
@@ -170,6 +182,20 @@ void check_crc(const KernelSet& set) {
            where + ": chained");
 }
 
+// The same on every machine: these sums are also in tests/agent/compute/test_kernels.py.
+void check_stored_sums(const KernelSet& set) {
+    const edge::Place place{0x123456789abcdef0U, 17, 1000};
+    const auto sum = [&](const std::vector<float>& values) {
+        return set.crc32c(reinterpret_cast<const std::uint8_t*>(values.data()), values.size() * sizeof(float), 0);
+    };
+    std::vector<float> values(3 * 1001, 1.0F);
+    edge::erase(set, values.data(), 3, 1001, 1288490189, 1.5F, place);
+    expect(sum(values) == kErasedSum, std::string(set.name) + ": stored sum of erasure");
+    values.assign(3 * 1001, 0.0F);
+    edge::add_noise(set, values.data(), 3, 1001, 0.7F, place);
+    expect(sum(values) == kNoiseSum, std::string(set.name) + ": stored sum of noise");
+}
+
 // Random123's known answers for philox4x32-10: the counter is split so that random_blocks produces it.
 void check_philox(const KernelSet& set) {
     struct Answer {
@@ -210,7 +236,9 @@ int main() {
         }
         check_half(*set, awkward_values());
         check_brain(*set, awkward_values());
-        check_damage(*set, random_values(30003, 1, false));
+        check_int8(*set, tiny_values());
+        check_damage(*set, random_values(150003, 1, false));
+        check_stored_sums(*set);
         check_crc(*set);
         check_philox(*set);
     }
