@@ -19,7 +19,7 @@ from agent.compute.kernels import round_to_boundary
 from agent.compute.kv_cache import KvLayout
 from agent.compute.layer_graph import BlockGraph, build_block, build_head
 from agent.compute.onnx_block import BlockMemory, KvPool, OnnxBlock, OnnxHead, StepBuffers
-from agent.compute.onnx_session import TENSORRT, SessionSettings, open_session, shared_value
+from agent.compute.onnx_session import TENSORRT, SessionSettings, open_session, release_freed_memory, shared_value
 from agent.compute.provider_probe import require_share, window_excess
 from agent.compute.quantize import make_arrays
 from agent.compute.rope import rotation_tables
@@ -120,12 +120,14 @@ class OnnxExecutor:
             opened = open_session(graph.model, session, _arrays(graph, checkpoint))
             memory = BlockMemory(KvPool(layers, layout, element, device), tables, buffers)
             blocks.append(OnnxBlock(number, opened, graph.counts_saturation, memory))
+            release_freed_memory()
             done += len(layers)
             progress(done, total)
         head, embedding = None, None
         if settings.resident[-1].stop == spec.num_layers:
             graph = build_head(spec, options)
             head = OnnxHead(open_session(graph.model, session, _arrays(graph, checkpoint)), spec.vocab_size)
+            release_freed_memory()
         if settings.resident[0].start == 0:
             embedding = checkpoint.tensor("model.embed_tokens.weight")
             if embedding.shape != (spec.vocab_size, spec.hidden_size):
@@ -178,6 +180,8 @@ class OnnxExecutor:
         self._paths.clear()
         self._head = None
         self._embedding = None
+        self._buffers = StepBuffers(self.slots, self.spec.hidden_size)
+        release_freed_memory()
 
     def _path(self, layers: LayerRange) -> tuple[int, int]:
         """Indices of the blocks that make up `layers`."""

@@ -5,6 +5,7 @@ Telemetry is switched off before the import: the Linux wheels report home by def
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,13 @@ def shared_value(array: Array, device: str) -> ort.OrtValue:
 def device_value(shape: Sequence[int], dtype: type[np.generic], device: str) -> ort.OrtValue:
     """Uninitialised memory of `device`."""
     return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device, 0)
+
+
+def release_freed_memory() -> None:
+    """Give what was freed back to the system: glibc keeps up to half of a loaded model's size in its free lists."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _options(settings: SessionSettings) -> ort.SessionOptions:
