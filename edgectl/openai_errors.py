@@ -7,7 +7,6 @@ import math
 from edgectl.engine import EngineError
 from edgectl.failures import failure_of
 
-
 MAX_MESSAGE_CHARACTERS = 500
 """A message may quote the request; a megabyte of it helps nobody."""
 
