@@ -19,7 +19,14 @@ from agent.compute.kernels import round_to_boundary
 from agent.compute.kv_cache import KvLayout
 from agent.compute.layer_graph import BlockGraph, build_block, build_head
 from agent.compute.onnx_block import BlockMemory, KvPool, OnnxBlock, OnnxHead, StepBuffers
-from agent.compute.onnx_session import TENSORRT, SessionSettings, open_session, release_freed_memory, shared_value
+from agent.compute.onnx_session import (
+    TENSORRT,
+    SessionSettings,
+    open_session,
+    release_freed_memory,
+    require_offered,
+    shared_value,
+)
 from agent.compute.provider_probe import require_share, window_excess
 from agent.compute.quantize import make_arrays
 from agent.compute.rope import rotation_tables
@@ -97,6 +104,7 @@ class OnnxExecutor:
         ProviderUnavailable when the provider does not start or TensorRT takes too few nodes.
         """
         spec, session = checkpoint.spec, settings.session
+        require_offered(session)
         features = CPU_FEATURES if session.on_cpu else CUDA_FEATURES
         if any(spec.sliding_windows):
             features = replace(features, window_excess=window_excess(session, half=not session.on_cpu))

@@ -69,10 +69,7 @@ def open_session(
     writes a profile until the session's `end_profiling`. Raises ProviderUnavailable when the wanted provider did not
     come up: ONNX Runtime itself would quietly take the CPU.
     """
-    if settings.provider not in ort.get_available_providers():
-        raise ProviderUnavailable(
-            f"{settings.provider} is not in this build of ONNX Runtime {RUNTIME_VERSION}, which has {offered()}"
-        )
+    require_offered(settings)
     options = _options(settings)
     if profile_prefix:
         options.enable_profiling = True
@@ -84,6 +81,14 @@ def open_session(
     if session.get_providers()[0] != settings.provider:
         raise ProviderUnavailable(f"{settings.provider} did not start; ONNX Runtime {RUNTIME_VERSION} took the CPU")
     return session
+
+
+def require_offered(settings: SessionSettings) -> None:
+    """Raises ProviderUnavailable when this build of ONNX Runtime lacks the provider altogether."""
+    if settings.provider not in ort.get_available_providers():
+        raise ProviderUnavailable(
+            f"{settings.provider} is not in this build of ONNX Runtime {RUNTIME_VERSION}, which has {offered()}"
+        )
 
 
 def offered() -> str:
