@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from edgectl.answer import Answer, Finished
 from edgectl.choice_text import Piece
 from edgectl.client import Delta
+from edgectl.failures import ExitCode
 from edgectl.model_source import describe_model, locate_model
 from edgectl.openai_api import Ask, read_chat, read_completion
 from edgectl.openai_errors import ApiError
@@ -42,8 +43,11 @@ async def answer_here(
     with progress_bar("reading") as read:
         served = describe_model(located, read)
     tokenizer = load_tokenizer(located.directory, served.spec.vocab_size)
-    with progress_bar("loading layers") as loaded:
-        engine = load_solo(located, served, options, loaded)
+    try:
+        with progress_bar("loading layers") as loaded:
+            engine = load_solo(located, served, options, loaded)
+    except ValueError as problem:  # options that contradict the model or this machine's provider
+        raise CommandFailure(ExitCode.USAGE, str(problem)) from problem
     try:
         await _answer(engine, tokenizer, _read(engine, tokenizer, body, chat=chat), show)
     except ApiError as problem:

@@ -83,13 +83,13 @@ def frames_refused(telemetry: Mapping[str, Telemetry]) -> dict[str, int]:
 def _device(record: DeviceRecord, plan: Plan | None, now: float) -> dict[str, object]:
     hello, heartbeat = record.hello, record.heartbeat
     allotment = next((a for a in plan.allotments if a.device == record.name), None) if plan is not None else None
-    resident = allotment.resident if allotment is not None else ()
+    resident = record.load.resident if record.load is not None else ()
     return {
         "name": record.name,
         "state": record.state.value,
         "provider": hello.provider if hello is not None else None,
         "agent_version": hello.agent_version if hello is not None else None,
-        "layers": [[layers.start, layers.stop] for layers in resident],
+        "layers": [[start, stop] for start, stop in resident],
         "memory_bytes": record.loaded_bytes or (allotment.memory_bytes if allotment is not None else 0),
         "memory_available_bytes": hello.memory_bytes if hello is not None else None,
         "resident_bytes": heartbeat.resident_bytes if heartbeat is not None else None,

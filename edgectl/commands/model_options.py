@@ -10,7 +10,7 @@ from planner.types import BoundaryType, Codec, Quantization
 
 Model = Annotated[str, typer.Option(help="Model directory, or owner/name on the Hugging Face hub.")]
 Quantize = Annotated[Quantization, typer.Option(help="What the weights are run as.")]
-BlockSize = Annotated[int | None, typer.Option(help="Weights that share a scale in int4.", show_default=False)]
+BlockSize = Annotated[int | None, typer.Option(help="Weights that share a scale in int8 and int4.", show_default=False)]
 Boundary = Annotated[BoundaryType, typer.Option(help="Type the hidden states have between layers.")]
 WireCodec = Annotated[
     Codec | None, typer.Option("--codec", help="Type on the wire. Default: the boundary type.", show_default=False)

@@ -29,10 +29,12 @@ def serve(
     import asyncio
     import os
 
+    from agent.log import configure
     from edgectl.config import find_cluster_file, load_config
     from edgectl.planning import DEFAULT_BLOCK_SIZE, ServingOptions
     from edgectl.serving import Serving, serve_cluster
 
+    configure("warning", process="coordinator")
     options = ServingOptions(
         quantization=quantize,
         block_size=block_size or DEFAULT_BLOCK_SIZE,

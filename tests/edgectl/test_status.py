@@ -1,0 +1,104 @@
+"""Status numbers from known telemetry."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agent.device.telemetry import TelemetryRecorder
+from agent.errors import RefusalReason
+from agent.wire.messages import Heartbeat, Telemetry
+from edgectl.status import frames_refused, stages_of, status_of
+from tests.fakes.fake_agents import NAMES, Scene
+
+
+def measured(*, compute_s: float, round_trip_s: float, wire_s: float | None = None) -> Telemetry:
+    recorder = TelemetryRecorder()
+    for _ in range(4):
+        recorder.observe("decode_compute_seconds", compute_s)
+        recorder.observe("decode_wait_seconds", 0.001)
+        recorder.observe("hop_rtt_seconds", round_trip_s)
+        if wire_s is not None:
+            recorder.observe("decode_wire_seconds", wire_s)
+            recorder.observe("decode_step_seconds", 0.020)
+    recorder.add("decode_frames_sent", 4)
+    recorder.add("decode_bytes_sent", 1200)
+    recorder.refused(RefusalReason.CRC)
+    return recorder.snapshot()
+
+
+def running() -> Scene:
+    scene = Scene().ready()
+    for name, telemetry in (
+        ("a", measured(compute_s=0.004, round_trip_s=0.001, wire_s=0.006)),
+        ("b", measured(compute_s=0.005, round_trip_s=0.004)),
+        ("c", measured(compute_s=0.006, round_trip_s=0.001)),
+    ):
+        scene.say(name, Heartbeat(1, "", telemetry, 1234))
+    return scene
+
+
+def test_stages_say_where_a_token_spends_its_time() -> None:
+    scene = running()
+    plan = scene.cluster.deployment.plan
+    assert plan is not None
+    stages = stages_of(plan, scene.cluster.telemetry())
+    assert [stage["device"] for stage in stages] == list(NAMES)
+    assert [stage["compute_ms"] for stage in stages] == [4.0, 5.0, 6.0]
+    assert [stage["wait_ms"] for stage in stages] == [1.0, 1.0, 1.0]
+    assert [stage["bytes_per_token"] for stage in stages] == [300.0, 300.0, 300.0]
+    wires = [stage["wire_ms"] for stage in stages]
+    # The whole is measured at the source; its split follows the round trips, known to a bucket's width.
+    assert sum(map(float, map(str, wires))) == pytest.approx(6.0, abs=0.01)
+    assert wires[0] == wires[2]
+    assert float(str(wires[1])) / float(str(wires[0])) == pytest.approx(4.0, rel=0.4)
+
+
+def test_a_hop_that_never_answered_a_ping_counts_like_the_others() -> None:
+    scene = running()
+    plan = scene.cluster.deployment.plan
+    assert plan is not None
+    telemetry = {"a": measured(compute_s=0.1, round_trip_s=0.001, wire_s=0.009)}
+    assert [stage["wire_ms"] for stage in stages_of(plan, telemetry)] == [3.0, 3.0, 3.0]
+
+
+def test_the_whole_status_is_json_and_complete() -> None:
+    scene = running()
+    scene.open()
+    scene.open()
+    status = status_of(scene.cluster, scene.now + 0.5)
+    assert json.loads(json.dumps(status)) == status
+    assert (status["ready"], status["phase"], status["model"]) == (True, "ready", "m")
+    assert status["tokens_per_s"] == 50.0
+    assert status["sessions"] == {"running": 1, "queued": 1, "opened": 2, "ended": 0, "failed": 0}
+    assert status["frames_refused"] == {"crc": 3}
+    devices = status["devices"]
+    assert isinstance(devices, list)
+    assert devices[1] == {
+        "name": "b",
+        "state": "ready",
+        "provider": "cpu",
+        "agent_version": "9.9.9",
+        "layers": [[2, 4]],
+        "memory_bytes": 10,
+        "memory_available_bytes": 100,
+        "resident_bytes": 1234,
+        "busy": "",
+        "heard_s": 0.5,
+        "problem": "",
+    }
+
+
+def test_a_cluster_without_devices_has_a_status_too() -> None:
+    status = status_of(Scene().cluster, 0.0)
+    assert (status["ready"], status["plan"], status["stages"], status["tokens_per_s"]) == (False, None, [], None)
+    assert "waiting for a, b, c" in str(status["detail"])
+
+
+def test_refusals_are_summed_over_devices() -> None:
+    one, two = TelemetryRecorder(), TelemetryRecorder()
+    one.refused(RefusalReason.CRC)
+    two.refused(RefusalReason.CRC)
+    two.refused(RefusalReason.EPOCH)
+    assert frames_refused({"a": one.snapshot(), "b": two.snapshot()}) == {"crc": 2, "epoch": 1}
