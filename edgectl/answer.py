@@ -118,7 +118,7 @@ class Answer:
         outcome = "cancelled"
         try:
             outcome = await self._follow(choice, generation)
-        except EngineError:
+        except Exception:
             outcome = "failed"
             raise
         finally:
