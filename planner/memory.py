@@ -1,9 +1,9 @@
 """The memory a part of a model takes on a device: one formula for everybody.
 
 The planner places layers by it, and the agent refuses by it before it loads. Pure and standard library only.
-Measured against it, resident after prefill on the CPU provider, 8 layers of 2048/5632 with the head and 4 slots of 1024
-tokens: int4 439 MiB by the formula and 439 in fact, fp32 1709 and 1677, once what loading freed went back to the system.
-While a weight is being made, its fp32 source comes on top; that is part of the device's reserve, not of this formula.
+Measured, resident after prefill on the CPU provider, 8 layers of 2048/5632 with the head and 4 slots of 1024 tokens:
+int4 439 MiB by the formula and 439 in fact, fp32 1709 and 1677; without malloc_trim after loading up to 150 MiB more.
+Not counted: while a weight is being made, its fp32 source lies beside it.
 """
 
 from __future__ import annotations
