@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,28 +33,17 @@ class LocalCluster:
         self.endpoint = f"tcp://127.0.0.1:{control_port}"
         self.url = f"http://127.0.0.1:{http_port}"
         self.config = directory / "cluster.toml"
-        init = [
-            BIN / "edgectl",
-            "init",
-            "--dir",
-            directory,
-            "--bind",
-            self.endpoint,
-            "--http",
-            f"127.0.0.1:{http_port}",
-        ]
+        init: list[str | Path] = [BIN / "edgectl", "init", "--dir", directory]
+        init += ["--bind", self.endpoint, "--http", f"127.0.0.1:{http_port}"]
         self.coordinator_key: str = msgspec.toml.decode(output_of(init))["coordinator_key"]
 
     def add_device(self, name: str, models_dir: Path, settings: Mapping[str, str | int | bool]) -> None:
         """Make a device's key and agent.toml, and list it in cluster.toml."""
         config = self.directory / f"{name}.toml"
-        lines = output_of(
-            [
-                *(BIN / "edge-agent", "init", "--config", config, "--name", name),
-                *("--coordinator", self.endpoint, "--coordinator-key", self.coordinator_key),
-                *("--bind", "tcp://127.0.0.1:0", "--models-dir", models_dir),
-            ]
-        )
+        init: list[str | Path] = [BIN / "edge-agent", "init", "--config", config, "--name", name]
+        init += ["--coordinator", self.endpoint, "--coordinator-key", self.coordinator_key]
+        init += ["--bind", "tcp://127.0.0.1:0", "--models-dir", models_dir]
+        lines = output_of(init)
         with self.config.open("a", encoding="utf-8") as file:
             file.write(f"\n{lines}")
         with config.open("a", encoding="utf-8") as file:
