@@ -29,6 +29,8 @@ from agent.wire.security import AllowList, Gatekeeper, KeyPair, secure_client, s
 
 MAX_PARTS = 4
 """A data frame has two or three parts; one more is left for a later version, to be refused by name and not by count."""
+CURVE_OVERHEAD_BYTES = 33
+"""Command name 8, nonce 8, authenticator 16, flags 1 (ZeroMQ RFC 26): libzmq's limit counts them."""
 RECONNECT_MS = 100
 RECONNECT_MS_MAX = 2000
 """Answers are late after 10 s: several attempts have to fit."""
@@ -70,7 +72,7 @@ class Limits:
 def _configure(socket: Socket, limits: Limits) -> None:
     """What all sockets have in common; reasons are at the constants."""
     socket.set_hwm(limits.queue)
-    socket.setsockopt(zmq.MAXMSGSIZE, limits.part_bytes)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.part_bytes + CURVE_OVERHEAD_BYTES)
     socket.linger = limits.linger_ms
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
