@@ -47,7 +47,7 @@ def coordinator_url(url: str | None, cluster: Path | None, env: Mapping[str, str
 
 
 class Client:
-    """Asks one coordinator; every method raises CommandFailure."""
+    """Asks one coordinator, inside a `with`; every method raises CommandFailure."""
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
         key = os.environ.get(API_KEY_VARIABLE)
@@ -59,6 +59,13 @@ class Client:
             transport=transport,
             trust_env=False,  # A proxy for the outside world has no business between us and the coordinator.
         )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Closes the connection: a stream that was not read to its end is cancelled there.
+        self._http.close()
 
     def status(self) -> Json:
         """The object of GET /edge/v1/status."""

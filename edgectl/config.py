@@ -27,6 +27,7 @@ else:
 
 ENV_PREFIX = "EDGE_COORDINATOR__"
 FILE_NAME = "cluster.toml"
+_ENDPOINT = re.compile(r"tcp://\S+:(\d{1,5}|\*)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 _PATH_KEYS = frozenset({"key_file", "api_keys_file", "state_dir"})
@@ -138,6 +139,13 @@ def parse_http(text: str) -> HttpAddress:
     return HttpAddress(parts.hostname, parts.port)
 
 
+def check_endpoint(text: str) -> str:
+    """The control endpoint itself, `tcp://host:port`. Raises ValueError."""
+    if not _ENDPOINT.fullmatch(text):
+        raise ValueError(f"{text!r} is not an endpoint, like tcp://0.0.0.0:5570")
+    return text
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server that listens on `host`."""
     if host == "localhost":
@@ -203,9 +211,10 @@ def _coordinator(
         parse_http(config.http)
     except ValueError as problem:
         raise ConfigError(f"{sources.get('http', path)}: coordinator.http: {problem}") from problem
-    if not re.fullmatch(r"tcp://\S+:(\d+|\*)", config.bind):
-        source = sources.get("bind", str(path))
-        raise ConfigError(f"{source}: coordinator.bind: {config.bind!r} is not an endpoint, like tcp://0.0.0.0:5570")
+    try:
+        check_endpoint(config.bind)
+    except ValueError as problem:
+        raise ConfigError(f"{sources.get('bind', path)}: coordinator.bind: {problem}") from problem
     return config
 
 

@@ -93,10 +93,10 @@ def _generate_there(
 ) -> None:
     from edgectl.client import Client, coordinator_url
 
-    client = Client(coordinator_url(url, cluster))
-    asked = {**body, "model": client.model(), "return_token_ids": True, "stream_options": {"include_usage": True}}
-    for delta in client.stream(path, asked):
-        show(delta)
+    extras = {"return_token_ids": True, "stream_options": {"include_usage": True}}
+    with Client(coordinator_url(url, cluster)) as client:
+        for delta in client.stream(path, {**body, "model": client.model(), **extras}):
+            show(delta)
 
 
 def _generate_here(

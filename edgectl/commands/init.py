@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from agent.errors import ConfigError
-from edgectl.config import FILE_NAME, CoordinatorConfig, find_cluster_file, load_config, parse_http
+from edgectl.config import FILE_NAME, CoordinatorConfig, check_endpoint, find_cluster_file, load_config, parse_http
 from edgectl.output import emit, say
 
 TEMPLATE = """\
@@ -49,8 +49,9 @@ def init(
         raise ConfigError(f"{path} exists already; remove it or choose another directory with --dir")
     try:
         parse_http(http)
+        check_endpoint(bind)
     except ValueError as problem:
-        raise typer.BadParameter(str(problem), param_hint="--http") from problem
+        raise typer.BadParameter(str(problem)) from problem
     public = create_key_file(directory / "coordinator.key")
     path.write_text(TEMPLATE.format(bind=bind, http=http), encoding="utf-8")
     load_config(path, {})

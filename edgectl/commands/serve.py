@@ -34,7 +34,6 @@ def serve(
     from edgectl.planning import DEFAULT_BLOCK_SIZE, ServingOptions
     from edgectl.serving import Serving, serve_cluster
 
-    configure("warning", process="coordinator")
     options = ServingOptions(
         quantization=quantize,
         block_size=block_size or DEFAULT_BLOCK_SIZE,
@@ -49,4 +48,5 @@ def serve(
         serving = Serving.prepare(config, model, options, chosen, min_devices)
     except ValueError as problem:
         raise typer.BadParameter(str(problem)) from problem
+    configure("warning", process="coordinator")
     asyncio.run(serve_cluster(serving, as_json=as_json))

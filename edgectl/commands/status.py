@@ -18,7 +18,8 @@ def status(
     """Show devices, their layers and memory, and where a token spends its time."""
     from edgectl.client import Client, coordinator_url
 
-    answer = Client(coordinator_url(url, cluster)).status()
+    with Client(coordinator_url(url, cluster)) as client:
+        answer = client.status()
     if as_json:
         emit_json(answer)
     else:

@@ -1,0 +1,75 @@
+"""What `edgectl serve` refuses before it opens a socket, each with its exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.wire.security import generate_keys
+from edgectl.failures import ExitCode
+from tests.fakes.command_line import edgectl
+from tests.fakes.fake_engine import MODEL_DIR
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    edgectl("init", "--dir", str(tmp_path))
+    path = tmp_path / "cluster.toml"
+    edgectl("device", "add", "agx-1", generate_keys().public, "--cluster", str(path))
+    return path
+
+
+def serve(cluster: Path, *flags: str, model: str = str(MODEL_DIR)) -> tuple[int, str]:
+    result = edgectl("serve", "--cluster", str(cluster), "--model", model, *flags)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.exit_code, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "exit_code", "message"),
+    [
+        (("--devices", "agx-1,agx-7"), ExitCode.USAGE, "--devices agx-7: cluster.toml has agx-1"),
+        (("--source", "agx-7"), ExitCode.USAGE, "--source agx-7 is not among the devices agx-1"),
+        (("--context", "9999"), ExitCode.USAGE, "outside 3 to 2048"),
+        (("--min-devices", "2"), ExitCode.USAGE, "outside 1 to 1"),
+        (("--quantize", "int3"), ExitCode.USAGE, "int3"),
+        (("--http", "0.0.0.0:8080"), ExitCode.CONFIG, "without an API key"),
+        (("--http", "8080"), ExitCode.CONFIG, "command line: coordinator.http"),
+    ],
+)
+def test_what_cannot_be_served_is_said_at_once(
+    cluster: Path, flags: tuple[str, ...], exit_code: ExitCode, message: str
+) -> None:
+    code, text = serve(cluster, *flags)
+    assert code == exit_code
+    assert message in text
+
+
+def test_a_model_that_is_not_there(cluster: Path) -> None:
+    code, text = serve(cluster, model="/absent/model")
+    assert code == ExitCode.MODEL
+    assert "/absent/model: no such directory" in text
+
+
+def test_a_model_we_do_not_build(cluster: Path, tmp_path: Path) -> None:
+    other = tmp_path / "gpt"
+    other.mkdir()
+    (other / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}')
+    code, text = serve(cluster, model=str(other))
+    assert code == ExitCode.MODEL
+    assert "llama" in text.lower()
+
+
+def test_a_cluster_without_devices(tmp_path: Path) -> None:
+    edgectl("init", "--dir", str(tmp_path))
+    code, text = serve(tmp_path / "cluster.toml")
+    assert code == ExitCode.CONFIG
+    assert "lists no device" in text
+
+
+def test_no_cluster_at_all(tmp_path: Path) -> None:
+    code, text = serve(tmp_path / "absent.toml")
+    assert code == ExitCode.CONFIG
+    assert "edgectl init" in text

@@ -1,0 +1,58 @@
+"""`edgectl status`: the JSON as it came, and the text a person reads."""
+
+from __future__ import annotations
+
+import json
+
+from edgectl.commands.status import describe, stage_rows
+from edgectl.failures import ExitCode
+from edgectl.status import status_of
+from tests.edgectl.test_status import running
+from tests.fakes.command_line import edgectl, edgectl_against
+from tests.fakes.fake_agents import Scene
+from tests.fakes.fake_engine import FakeEngine, Script
+
+
+def test_json_is_what_the_server_says() -> None:
+    result = edgectl_against(FakeEngine(lambda _: Script()), "status", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"model": "wiki-32l", "devices": []}
+
+
+def test_the_text_names_devices_stages_and_rates() -> None:
+    scene = running()
+    text = describe(status_of(scene.cluster, scene.now))
+    for part in (
+        "m: ready",
+        "6 layers, fp32",
+        "b       ready  [2, 4)",
+        "tokens/s",
+        "3 frames refused",
+        "50.0 tokens/s",
+    ):
+        assert part in text
+
+
+def test_unknown_numbers_are_dashes_and_problems_are_told() -> None:
+    scene = Scene()
+    scene.say("b", scene.agents["b"].hello(protocol=99))
+    text = describe(status_of(scene.cluster, 0.0))
+    assert "- tokens/s" in text
+    assert "b: version_mismatch" in text
+
+
+def test_stage_rows() -> None:
+    stage = {
+        "device": "a",
+        "layers": [0, 11],
+        "compute_ms": 1.234,
+        "wire_ms": None,
+        "wait_ms": 0.0,
+        "bytes_per_token": 8192.0,
+    }
+    assert stage_rows([stage]) == [("a", "[0, 11)", "1.23", "-", "0.00", "8,192")]
+
+
+def test_nobody_there() -> None:
+    result = edgectl("status", "--url", "http://127.0.0.1:9", "--json")
+    assert (result.exit_code, result.stdout) == (ExitCode.UNAVAILABLE, "")
