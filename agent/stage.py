@@ -212,7 +212,7 @@ class Stage:
     def _find(self, frame: Frame) -> MicroBatch:
         micro_batch = self._micro_batches.get(frame.micro_batch)
         if micro_batch is None:
-            raise FrameRefused(RefusalReason.MICRO_BATCH, f"{self._device} has no micro-batch {frame.micro_batch} open")
+            raise FrameRefused(RefusalReason.MICRO_BATCH, f"no micro-batch {frame.micro_batch} is open here")
         if frame.epoch != micro_batch.epoch:
             raise FrameRefused(RefusalReason.EPOCH, f"epoch {frame.epoch}, current is {micro_batch.epoch}")
         if micro_batch.broken is not None:
@@ -285,7 +285,8 @@ class Stage:
 
     def _refuse(self, origin: bytes, frame: Frame, refused: FrameRefused) -> list[Effect]:
         self._telemetry.refused(refused.reason)
-        payload = codec.encode_refusal(refused)
+        # The source reports it, so it has to say where it happened.
+        payload = codec.encode_refusal(FrameRefused(refused.reason, f"{self._device}: {refused.detail}"))
         return [
             Reply(origin, Frame(FrameKind.REFUSAL, frame.micro_batch, frame.epoch, frame.step, payload=payload)),
         ]
