@@ -74,7 +74,7 @@ class Supervisor:
                     self._on_event(event)
                 self._on_time(time.monotonic())
         finally:
-            notify(os.environ, "STOPPING=1")
+            _tell_systemd("STOPPING=1")
             self._stop_worker()
             self._client.close()
         return 0
@@ -140,7 +140,7 @@ class Supervisor:
         if self._watchdog is not None:
             self._watchdog.tick("supervisor")
             if self._watchdog.feed(now):
-                notify(os.environ, "WATCHDOG=1")
+                _tell_systemd("WATCHDOG=1")
 
     # --- the worker ---
 
@@ -174,7 +174,7 @@ class Supervisor:
             case WorkerReady():
                 logger.info("worker_ready", extra={"endpoint": message.data_endpoint, "provider": message.provider})
                 self._ready = message
-                notify(os.environ, "READY=1", "STATUS=waiting for the coordinator")
+                _tell_systemd("READY=1", "STATUS=waiting for the coordinator")
                 if self._died_of is not None:
                     endpoint = advertised_endpoint(self._config, message.data_endpoint)
                     self._send(WorkerRestarted(self._died_of, endpoint))
@@ -187,7 +187,7 @@ class Supervisor:
 
     def _on_tick(self, tick: WorkerTick) -> None:
         if tick.busy != self._tick.busy:
-            notify(os.environ, f"STATUS={tick.busy or 'serving'}")
+            _tell_systemd(f"STATUS={tick.busy or 'serving'}")
         self._tick = tick
         if self._watchdog is not None:
             if not tick.busy:
@@ -232,6 +232,14 @@ class Supervisor:
             self._client.unregister(self._channel.fileno())
             self._channel.close()
             self._channel = None
+
+
+def _tell_systemd(*lines: str) -> None:
+    """A service manager that cannot be reached is its own problem: the device goes on serving."""
+    try:
+        notify(os.environ, *lines)
+    except OSError as problem:
+        logger.warning("systemd_unreachable", extra={"problem": str(problem)})
 
 
 def _exit_words(status: int) -> str:

@@ -56,11 +56,11 @@ def measure() -> tuple[float, float, set[str]]:
             while b"READY=1" not in systemd.recv(4096):
                 pass
             ready_s = time.monotonic() - started_s
-        family = [process, *process.children(recursive=True)]
-        resident = sum(member.memory_info().rss for member in family) / 2**20
-        paths = {region.path for member in family for region in member.memory_maps()}
-        process.terminate()
-        process.wait(10)
+            family = [process, *process.children(recursive=True)]
+            resident = sum(member.memory_info().rss for member in family) / 2**20
+            paths = {region.path for member in family for region in member.memory_maps()}
+            process.terminate()
+            process.wait(10)
     return ready_s, resident, {module for module in FORBIDDEN if any(f"/{module}/" in path for path in paths)}
 
 
