@@ -89,7 +89,8 @@ class FakeExecutor:
         self._held[layer, slot] = end
         seen = np.cumsum(memory[:end] * self._weights[:end], axis=0)[position:]
         places = np.arange(position, end)[:, None]
-        return (3 * values + 5 * np.roll(seen, 1, axis=1) + 7 * layer + 11 * places) % MODULUS
+        mixed: NDArray[np.int64] = (3 * values + 5 * np.roll(seen, 1, axis=1) + 7 * layer + 11 * places) % MODULUS
+        return mixed
 
     def logits(self, hidden: Float32) -> Float32:
         assert any(self.spec.num_layers == layers.stop for layers in self.resident), "the last layer is not resident"
