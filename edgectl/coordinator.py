@@ -191,7 +191,7 @@ class Coordinator:
         while True:
             origin, device, data = await server.receive()
             try:
-                message: Inbound = decode(data, Inbound)  # type: ignore[arg-type]  # a Union is no type[T] to mypy
+                message: Inbound = decode(data, Inbound)
             except BadMessage as problem:
                 logger.warning("bad_message", extra={"device": device, "detail": str(problem)})
                 continue
