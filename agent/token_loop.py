@@ -6,6 +6,7 @@ Rules
 3. Steps are numbered in the order in which frames leave; answers come back in that order.
 4. New sessions take the lowest free row. Reuse raises the row's generation, so a late answer cannot reach the
    session that came after.
+5. Where a chunk and a decode frame could both go they take turns, so that a long prompt stalls nobody.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class TokenLoop:
         self._chunk = chunk
         self._context = context
         self._step = 0
+        self._sent = FrameKind.DECODE
         self._in_flight: OrderedDict[int, _InFlight] = OrderedDict()
         self._ended: OrderedDict[str, Session] = OrderedDict()
         self._slowest_s_per_token = 0.0
@@ -106,10 +108,14 @@ class TokenLoop:
 
     def next_frame(self, now: float) -> NextFrame | None:
         """The next frame to send, or None while everything waits for an answer. A sent frame counts as in flight."""
-        frame_and_sessions = self._next_chunk() or self._next_decode()
+        if self._sent is FrameKind.PREFILL:
+            frame_and_sessions = self._next_decode() or self._next_chunk()
+        else:
+            frame_and_sessions = self._next_chunk() or self._next_decode()
         if frame_and_sessions is None:
             return None
         frame, sessions = frame_and_sessions
+        self._sent = frame.kind
         self._in_flight[frame.step] = _InFlight(frame, sessions, now)
         self._step += 1
         return frame

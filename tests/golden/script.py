@@ -159,7 +159,7 @@ class Scene:
 
     def edit_frame(self, device: str, peer: str, **fields: str) -> list[str]:
         """Change number fields of the first frame under way; `generation` and `position` are those of its first row."""
-        changes: dict[str, object] = {name: int(value) for name, value in fields.items()}
+        changes: dict[str, object] = {name: bool(int(v)) if name == "sample" else int(v) for name, v in fields.items()}
         frame = self.ring.first_frame(device, peer)
         first, *others = frame.rows
         row = {name: changes.pop(name) for name in ("row", "generation", "position") if name in changes}

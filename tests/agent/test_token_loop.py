@@ -1,0 +1,198 @@
+"""The source's order of frames: what is in flight, what an answer frees, when one is late."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import AgentError, AnswerTimeout
+from agent.token_loop import ANSWER_LATE_S, CHUNKS_IN_FLIGHT, ENDED_SESSIONS_KEPT, FIRST_ANSWER_S, NoFreeRow, TokenLoop
+from agent.wire.codec import Answered, FrameKind
+from agent.wire.hop import MAX_KEPT_FRAMES
+from agent.wire.messages import SessionEnded, TokenEvent
+from tests.fakes.ring import session
+
+CONTEXT = 64
+
+
+def loop_with(*prompts: int, rows: int = 4, chunk: int = 4, max_tokens: int = 3) -> TokenLoop:
+    loop = TokenLoop(rows, chunk, CONTEXT)
+    for index, prompt in enumerate(prompts):
+        loop.open(session(f"s{index}", range(prompt), max_tokens))
+    return loop
+
+
+def answer(loop: TokenLoop, step: int, now: float = 0.0) -> list[object]:
+    return list(loop.answer(step, (Answered(1),) * loop.rows_in_flight(step), now))
+
+
+# --- rows ---
+
+
+def test_a_session_takes_the_lowest_free_row_and_raises_its_generation() -> None:
+    loop = loop_with(2, 2, 2, rows=3)
+    first = loop.session("s0")
+    assert first is not None
+    first.end("cancelled")
+    loop.retire(first)
+    again = loop.open(session("s3", range(2)))
+    assert (again.row, again.generation) == (0, 2)
+    with pytest.raises(NoFreeRow, match="all 3 rows"):
+        loop.open(session("s4", range(2)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "fits"),
+    [(CONTEXT - 1, 1, True), (CONTEXT, 1, False), (0, 1, False), (1, 0, False), (1, -1, False), (1, 10**9, True)],
+)
+def test_what_does_not_fit_is_refused(prompt: int, max_tokens: int, fits: bool) -> None:
+    loop = TokenLoop(1, 4, CONTEXT)
+    if fits:
+        loop.open(session("s", range(prompt), max_tokens))
+        return
+    with pytest.raises(AgentError, match="session s"):
+        loop.open(session("s", range(prompt), max_tokens))
+    assert loop.running() == []
+
+
+def test_a_name_is_taken_while_its_events_are_kept() -> None:
+    loop = TokenLoop(1, 4, CONTEXT)
+    for number in range(ENDED_SESSIONS_KEPT + 1):
+        one = loop.open(session(f"s{number}", range(2)))
+        with pytest.raises(AgentError, match="open already"):
+            loop.open(session(f"s{number}", range(2)))
+        one.end("cancelled")
+        loop.retire(one)
+    assert loop.session("s0") is None
+    assert loop.session("s1") is not None
+    loop.open(session("s0", range(2)))
+
+
+# --- frames ---
+
+
+def test_two_chunks_and_one_decode_frame_are_in_flight_at_most() -> None:
+    loop = loop_with(2, 12)
+    kinds = []
+    while (frame := loop.next_frame(0.0)) is not None:
+        kinds.append(frame.kind)
+    assert kinds == [FrameKind.PREFILL] * CHUNKS_IN_FLIGHT
+    answer(loop, 0)  # s0 is ready now, and a chunk of s1 may go
+    kinds = [frame.kind for _ in range(2) if (frame := loop.next_frame(0.0))]
+    assert sorted(kinds) == [FrameKind.PREFILL, FrameKind.DECODE]
+    assert loop.next_frame(0.0) is None
+
+
+@given(
+    prompts=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    chunk=st.integers(3, 8),
+    choices=st.lists(st.booleans(), max_size=60),
+)
+def test_whatever_the_order_every_step_is_answered_and_every_session_ends(
+    prompts: list[int], chunk: int, choices: list[bool]
+) -> None:
+    loop = loop_with(*prompts, chunk=chunk, max_tokens=4)
+    flying: list[tuple[int, FrameKind]] = []
+    events: list[object] = []
+    choices = list(choices)
+    while True:
+        wants_answer = choices.pop(0) if choices else False
+        frame = None if wants_answer and flying else loop.next_frame(0.0)
+        if frame is not None:
+            assert frame.step == (flying[-1][0] + 1 if flying else loop.answered + 1)
+            assert len({len(row) for row in frame.tokens}) == 1
+            flying.append((frame.step, frame.kind))
+            counts = Counter(kind for _, kind in flying)
+            assert counts[FrameKind.PREFILL] <= CHUNKS_IN_FLIGHT
+            assert counts[FrameKind.DECODE] <= 1
+            assert len(flying) <= MAX_KEPT_FRAMES
+        elif flying:
+            step, _ = flying.pop(0)
+            events += answer(loop, step)
+            assert loop.answered == step
+        else:
+            break
+    assert loop.running() == []
+    for index in range(len(prompts)):
+        own = [event for event in events if getattr(event, "session", "") == f"s{index}"]
+        assert [e.index for e in own if isinstance(e, TokenEvent)] == [0, 1, 2, 3]
+        assert own[-1] == SessionEnded(f"s{index}", "length", 4)
+
+
+def test_a_decode_frame_carries_every_row_that_is_ready() -> None:
+    loop = loop_with(2, 3, 2)
+    first, second = loop.next_frame(0.0), loop.next_frame(0.0)
+    assert first is not None
+    assert second is not None
+    answer(loop, first.step)
+    third = loop.next_frame(0.0)
+    assert third is not None
+    while loop.next_frame(0.0) is not None:
+        pass
+    answer(loop, second.step)
+    answer(loop, third.step)
+    answer(loop, 3)
+    decode = loop.next_frame(0.0)
+    assert decode is not None
+    assert decode.kind is FrameKind.DECODE
+    assert [ref.row for ref in decode.rows] == [0, 1, 2]
+    assert [ref.position for ref in decode.rows] == [3, 3, 2]
+    assert decode.sample
+
+
+def test_a_long_prompt_does_not_stop_those_who_decode() -> None:
+    """Where each frame is answered at once, as on a route of one device, chunks and decode steps take turns."""
+    loop = loop_with(2, 40, max_tokens=30)
+    kinds = []
+    for _ in range(12):
+        frame = loop.next_frame(0.0)
+        assert frame is not None
+        kinds.append(frame.kind)
+        answer(loop, frame.step)
+    assert kinds[1:].count(FrameKind.DECODE) >= 5
+    assert kinds[1:].count(FrameKind.PREFILL) >= 5
+
+
+def test_a_cancelled_sessions_answer_finds_nobody() -> None:
+    loop = loop_with(2, rows=1)
+    frame = loop.next_frame(0.0)
+    assert frame is not None
+    one = loop.running()[0]
+    one.end("cancelled")
+    loop.retire(one)
+    late = loop.open(session("s1", range(2)))
+    assert answer(loop, frame.step) == []
+    assert late.tokens == []
+
+
+def test_a_step_that_is_not_in_flight_has_no_answer() -> None:
+    loop = loop_with(2)
+    with pytest.raises(KeyError):
+        loop.answer(0, (), 0.0)
+
+
+# --- time ---
+
+
+def test_an_answer_is_late_ten_seconds_after_twice_its_expected_time() -> None:
+    loop = loop_with(2, max_tokens=9)
+    loop.next_frame(100.0)
+    loop.expire(100.0 + FIRST_ANSWER_S + ANSWER_LATE_S)
+    with pytest.raises(AnswerTimeout, match=r"step 0 \(prefill\) is 10\.1 s late"):
+        loop.expire(100.0 + FIRST_ANSWER_S + ANSWER_LATE_S + 0.1)
+    answer(loop, 0, 104.0)  # two tokens in four seconds
+    loop.next_frame(200.0)
+    loop.expire(200.0 + 2 * 2.0 + ANSWER_LATE_S)
+    with pytest.raises(AnswerTimeout, match=r"step 1 \(decode\)"):
+        loop.expire(200.0 + 2 * 2.0 + ANSWER_LATE_S + 0.1)
+
+
+def test_nothing_in_flight_is_never_late() -> None:
+    loop = loop_with(2, max_tokens=1)
+    loop.expire(1e9)
+    loop.next_frame(0.0)
+    answer(loop, 0)
+    loop.expire(1e9)
