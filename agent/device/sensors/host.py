@@ -67,7 +67,7 @@ def boot_id(root: Path = _ROOT) -> str:
     on_linux = _text(root / "proc/sys/kernel/random/boot_id")
     if on_linux:
         return on_linux
-    import psutil  # noqa: PLC0415  (Linux never needs it)
+    import psutil  # Linux never needs it
 
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{uuid.getnode()}-{int(psutil.boot_time())}"))
 
@@ -85,7 +85,7 @@ def _memory(root: Path) -> tuple[int, int]:
     fields = parse_meminfo(_text(root / "proc/meminfo"))
     if "MemAvailable" in fields and "MemTotal" in fields:
         return fields["MemAvailable"], fields["MemTotal"]
-    import psutil  # noqa: PLC0415  (Linux never needs it)
+    import psutil  # Linux never needs it
 
     memory = psutil.virtual_memory()
     return memory.available, memory.total
