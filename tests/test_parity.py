@@ -30,6 +30,10 @@ from tests.fakes.random_models import (
 ROOT = Path(__file__).parents[1]
 
 
+EACH = tuple(range(32))
+"""Cuts that make every layer of wiki-32l a block."""
+
+
 @pytest.fixture(scope="module")
 def tokens() -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(2, SIZES["vocab_size"], TOKENS)
@@ -60,7 +64,7 @@ def test_family_whole_and_cut_at_every_boundary(
 def test_wiki_cut_at_every_boundary(
     boundary: BoundaryType, tokens: NDArray[np.int64], wiki_reference: NDArray[np.float32]
 ) -> None:
-    with Chain(WIKI, (0, 32), boundary=boundary) as chain:
+    with Chain(WIKI, (0, 32), boundary=boundary, cuts=EACH) as chain:
         executor = chain.executors[0]
         assert ratio(chain.schedule(tokens), wiki_reference) <= BOUND[boundary]
         for cut in range(1, 32):
@@ -72,7 +76,7 @@ def test_wiki_cut_at_every_boundary(
 @pytest.mark.parametrize("quantization", ["fp32", "int8", "int4"])
 def test_wiki_in_1_2_3_and_32_blocks_is_bit_equal(quantization: Quantization, tokens: NDArray[np.int64]) -> None:
     """Also what shows that ONNX Runtime's optimiser keeps the rounding between the layers of a block."""
-    with Chain(WIKI, (0, 32), quantization=quantization) as chain:
+    with Chain(WIKI, (0, 32), quantization=quantization, cuts=EACH) as chain:
         expected = chain.schedule(tokens)
     for cuts in ((), (16,), (10, 21)):
         with Chain(WIKI, (0, 32), quantization=quantization, cuts=cuts) as chain:
@@ -81,7 +85,7 @@ def test_wiki_in_1_2_3_and_32_blocks_is_bit_equal(quantization: Quantization, to
 
 @pytest.mark.parametrize("boundary", ["bf16", "fp32"])
 def test_other_boundary_types_do_not_depend_on_blocks_either(boundary: BoundaryType, tokens: NDArray[np.int64]) -> None:
-    with Chain(WIKI, (0, 32), boundary=boundary) as chain:
+    with Chain(WIKI, (0, 32), boundary=boundary, cuts=EACH) as chain:
         expected = chain.schedule(tokens)
     with Chain(WIKI, (0, 5, 32), boundary=boundary, cuts=()) as chain:
         np.testing.assert_array_equal(chain.schedule(tokens), expected)

@@ -46,16 +46,14 @@ def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> B
         shape = [options.capacity, spec.rotary_dim // 2]
         writer.inputs.append(helper.make_tensor_value_info(table, writer.element, shape))
     x = "hidden"
-    clipped: list[str] = []
+    residuals: list[str] = []
     for layer in layers:
         last = layer == layers.stop - 1
         summed = _write_layer(writer, spec, layer, x, "hidden_out" if last else f"sum.{layer}")
-        x = summed if last else _write_rounding(writer, summed, options.boundary, clipped)
-    if clipped:
-        writer.op("Concat", clipped, ["saturated.each"], axis=0)
-        writer.op("ReduceSum", ["saturated.each"], ["saturated"], keepdims=1)
-        writer.outputs.append(helper.make_tensor_value_info("saturated", TensorProto.INT32, [1]))
-    return BlockGraph(writer.model(f"layers {layers}"), tuple(writer.weights.values()), bool(clipped))
+        x = summed if last else _write_rounding(writer, summed, options.boundary, residuals)
+    if residuals:
+        _write_count(writer, residuals)
+    return BlockGraph(writer.model(f"layers {layers}"), tuple(writer.weights.values()), bool(residuals))
 
 
 def build_head(spec: ModelSpec, options: GraphOptions) -> BlockGraph:
@@ -154,7 +152,7 @@ def _write_mlp(writer: GraphWriter, spec: ModelSpec, layer: int, x: str) -> str:
     return linear("down", ["down"], gated, (hidden, inner))
 
 
-def _write_rounding(writer: GraphWriter, x: str, boundary: BoundaryType, clipped: list[str]) -> str:
+def _write_rounding(writer: GraphWriter, x: str, boundary: BoundaryType, residuals: list[str]) -> str:
     """Round the residual as `kernels.round_to_boundary` does: fp16 saturates and is counted, bf16 is only rounded."""
     if boundary == "fp32":
         return x
@@ -163,13 +161,19 @@ def _write_rounding(writer: GraphWriter, x: str, boundary: BoundaryType, clipped
         return writer.op("Cast", [f"{x}.narrow"], [f"{x}.rounded"], to=TensorProto.FLOAT)
     low = writer.constant("boundary.low", [-FP16_MAX], TensorProto.FLOAT, ())
     high = writer.constant("boundary.high", [FP16_MAX], TensorProto.FLOAT, ())
-    writer.op("Abs", [x], [f"{x}.magnitude"])
-    writer.op("Greater", [f"{x}.magnitude", high], [f"{x}.over"])
-    writer.op("Cast", [f"{x}.over"], [f"{x}.over_each"], to=TensorProto.INT32)
-    axes = writer.constant("axes", [0, 1, 2], TensorProto.INT64, (3,))
-    one = writer.constant("one", [1], TensorProto.INT64, (1,))
-    writer.op("ReduceSum", [f"{x}.over_each", axes], [f"{x}.over_sum"], keepdims=0)
-    clipped.append(writer.op("Reshape", [f"{x}.over_sum", one], [f"{x}.over_count"]))
+    residuals.append(x)
     writer.op("Clip", [x, low, high], [f"{x}.clipped"])
     writer.op("Cast", [f"{x}.clipped"], [f"{x}.narrow"], to=TensorProto.FLOAT16)
     return writer.op("Cast", [f"{x}.narrow"], [f"{x}.rounded"], to=TensorProto.FLOAT)
+
+
+def _write_count(writer: GraphWriter, residuals: list[str]) -> None:
+    """Count the clipped elements of all residuals at once: five small nodes per layer would cost more than a norm."""
+    writer.op("Concat", residuals, ["residuals"], axis=0)
+    writer.op("Abs", ["residuals"], ["residuals.magnitude"])
+    writer.op("Greater", ["residuals.magnitude", "boundary.high"], ["residuals.over"])
+    writer.op("Cast", ["residuals.over"], ["residuals.each"], to=TensorProto.INT32)
+    shape = writer.constant("flat", [-1], TensorProto.INT64, (1,))
+    writer.op("Reshape", ["residuals.each", shape], ["residuals.flat"])
+    writer.op("ReduceSum", ["residuals.flat"], ["saturated"], keepdims=1)
+    writer.outputs.append(helper.make_tensor_value_info("saturated", TensorProto.INT32, [1]))

@@ -6,7 +6,7 @@ before ONNX Runtime sees it. See ARCHITECTURE.md for blocks, slots and the bound
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -35,6 +35,10 @@ from planner.model_spec import ModelSpec
 from planner.types import BoundaryType, LayerRange, Quantization
 
 Float32 = NDArray[np.float32]
+BLOCK_LAYERS = 6
+"""Most layers of a block on the CPU. Every run wakes its session's threads, about 60 microseconds: with one block per
+layer a token takes 6 % longer. Blocks of 6 cost nothing, and loading one holds 6 layers twice, not all of them."""
+
 Progress = Callable[[int, int], None]
 """Called with (layers done, layers in all) while weights are read."""
 
@@ -60,7 +64,8 @@ class ExecutorSettings:
     boundary: BoundaryType = "fp16"
     session: SessionSettings = field(default_factory=lambda: SessionSettings(threads=1))
     cuts: tuple[int, ...] | None = None
-    """Layers at which blocks begin; None cuts at every layer on the CPU and at none elsewhere."""
+    """Layers at which blocks begin; None makes even blocks of at most `BLOCK_LAYERS` on the CPU and cuts nothing
+    elsewhere."""
 
 
 def _no_progress(done: int, total: int) -> None:
@@ -238,10 +243,11 @@ def _cut(settings: ExecutorSettings) -> list[LayerRange]:
     """Blocks of the resident ranges in order."""
     blocks: list[LayerRange] = []
     for resident in settings.resident:
-        cuts = settings.cuts
-        if cuts is None:
-            cuts = tuple(resident) if settings.session.on_cpu else ()
-        edges = sorted({resident.start, resident.stop, *(cut for cut in cuts if cut in resident)})
+        inner: Iterable[int] = settings.cuts or ()
+        if settings.cuts is None and settings.session.on_cpu:
+            count = -(-len(resident) // BLOCK_LAYERS)
+            inner = (resident.start + len(resident) * number // count for number in range(count))
+        edges = sorted({resident.start, resident.stop, *(cut for cut in inner if cut in resident)})
         blocks += [LayerRange(start, stop) for start, stop in pairwise(edges)]
     return blocks
 

@@ -17,11 +17,13 @@ from planner.types import LayerRange
 from tests.fakes.random_weights import SMALL, RandomWeights
 
 ALL = LayerRange(0, 4)
+EACH = (1, 2, 3)
+"""Cuts that make every layer a block."""
 WEIGHTS = RandomWeights()
 
 
 def load(**changes: Any) -> OnnxExecutor:
-    settings: dict[str, Any] = {"resident": (ALL,), "slots": 3, "context": 20, "quantization": "fp32"}
+    settings: dict[str, Any] = {"resident": (ALL,), "slots": 3, "context": 20, "quantization": "fp32", "cuts": EACH}
     return OnnxExecutor.load(WEIGHTS, ExecutorSettings(**(settings | changes)))
 
 
@@ -120,7 +122,7 @@ def test_input_is_left_alone_and_may_be_the_last_result(executor: OnnxExecutor) 
 
 def test_saturation_is_counted_the_same_in_blocks_of_any_size() -> None:
     outputs, counts = [], []
-    for cuts in (None, (), (2,)):
+    for cuts in (EACH, (), (2,)):
         executor = load(cuts=cuts)
         outputs.append(executor.forward(ALL, hidden(1, 5, 3e4), 0, [0]).copy())
         counts.append(executor.saturated())
@@ -135,7 +137,7 @@ def test_nan_travels_through_any_cut() -> None:
     """A broken value must show in the logits, not turn into the largest number."""
     x = hidden(1, 3)
     x[0, 1, 0] = np.nan
-    for cuts in (None, ()):
+    for cuts in (EACH, ()):
         assert np.isnan(load(cuts=cuts).forward(ALL, x, 0, [0])[0, 1]).all()
 
 
@@ -185,6 +187,13 @@ def test_wrong_tensors_and_providers_are_refused() -> None:
         OnnxExecutor.load(Narrow(), settings)
     with pytest.raises(ProviderUnavailable):
         OnnxExecutor.load(WEIGHTS, dataclasses.replace(settings, session=SessionSettings(1, (CUDA,))))
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [(1, [1]), (6, [6]), (7, [3, 4]), (22, [5, 6, 5, 6]), (8, [4, 4])])
+def test_default_blocks_are_even_and_small(layers: int, blocks: list[int]) -> None:
+    spec = dataclasses.replace(SMALL, num_layers=layers + 1, sliding_windows=(None,) * (layers + 1))
+    settings = ExecutorSettings((LayerRange(1, layers + 1),), 1, 20, "fp32")
+    assert [len(block) for block in OnnxExecutor.load(RandomWeights(spec), settings).blocks] == blocks
 
 
 def test_progress_counts_layers() -> None:
