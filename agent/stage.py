@@ -181,10 +181,10 @@ class Stage:
         loop = micro_batch.loop
         if loop is None or micro_batch.answers is None or device != micro_batch.place.previous.device:
             raise FrameRefused(RefusalReason.PEER, f"{device} does not answer to {self._device}")
+        answers = codec.decode_answers(frame.payload)
         if micro_batch.answers.accept(frame, now) is Verdict.DUPLICATE:
             self._telemetry.add("duplicates_dropped")
             return []
-        answers = codec.decode_answers(frame.payload)
         if len(answers) != loop.rows_in_flight(frame.step):
             raise FrameRefused(RefusalReason.ROW, f"{len(answers)} answers to {loop.rows_in_flight(frame.step)} rows")
         if loop.kind(frame.step) is FrameKind.DECODE:

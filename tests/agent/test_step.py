@@ -1,0 +1,158 @@
+"""One job on one executor: what goes in, what comes out, and that idle rows change nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent import step
+from agent.compute import kernels
+from agent.effects import Job, RowSampling
+from agent.wire.codec import CODEC_IDS, Answered, CodecId, FrameKind, RowRef, payload_bytes
+from agent.wire.messages import Sampling
+from planner.types import Codec, LayerRange
+from tests.fakes.fake_executor import HIDDEN, VOCABULARY, FakeExecutor, expected_tokens
+
+WHOLE = LayerRange(0, 4)
+GREEDY = Sampling(temperature=0.0)
+PROMPT = (5, 6, 7)
+
+
+def executor() -> FakeExecutor:
+    return FakeExecutor(4, (WHOLE,), slots=4, context=16)
+
+
+def prefill(prompt: tuple[int, ...] = PROMPT, **changes: Any) -> Job:
+    job = Job(
+        kind=FrameKind.PREFILL,
+        micro_batch=1,
+        epoch=1,
+        step=0,
+        rows=(RowRef(0, 1, 0),),
+        sample=True,
+        layers=WHOLE,
+        first_slot=0,
+        positions=(0,),
+        active=(0,),
+        tokens=(prompt,),
+        shape=(1, len(prompt), HIDDEN),
+        choosers=(RowSampling(GREEDY),),
+    )
+    return dataclasses.replace(job, **changes)
+
+
+def decode_job(tokens: tuple[int, ...], rows: tuple[int, ...], positions: tuple[int, ...]) -> Job:
+    """A decode step of `rows`, where `positions` has one entry for every slot from the first row to the last."""
+    return prefill(
+        kind=FrameKind.DECODE,
+        rows=tuple(RowRef(row, 1, positions[row - rows[0]]) for row in rows),
+        tokens=tuple((token,) for token in tokens),
+        shape=(len(rows), 1, HIDDEN),
+        first_slot=rows[0],
+        positions=positions,
+        active=tuple(row - rows[0] for row in rows),
+        choosers=tuple(RowSampling(GREEDY) for _ in rows),
+    )
+
+
+def clock() -> float:
+    return 0.0
+
+
+def test_a_whole_model_samples_the_oracles_token() -> None:
+    outcome = step.run(prefill(), executor(), clock)
+    assert [answer.token for answer in outcome.answers] == expected_tokens(4, PROMPT, 1, GREEDY)
+    assert (outcome.payload, outcome.shape) == (b"", (0, 0, 0))
+
+
+def test_a_chunk_that_is_not_the_last_samples_nothing() -> None:
+    outcome = step.run(prefill(sample=False, choosers=()), executor(), clock)
+    assert outcome.answers == ()
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "bf16"])
+def test_two_halves_joined_by_a_payload_are_one_whole(name: Codec) -> None:
+    front = step.run(prefill(layers=LayerRange(0, 2), outgoing=CODEC_IDS[name], choosers=()), executor(), clock)
+    assert front.answers == ()
+    assert len(front.payload) == payload_bytes(CODEC_IDS[name], front.shape)
+    behind = prefill(
+        layers=LayerRange(2, 4), tokens=(), payload=front.payload, codec=CODEC_IDS[name], shape=front.shape
+    )
+    assert step.run(behind, executor(), clock).answers == step.run(prefill(), executor(), clock).answers
+
+
+def test_int8_carries_what_its_kernel_packs() -> None:
+    front = step.run(prefill(layers=LayerRange(0, 2), outgoing=CodecId.INT8, choosers=()), executor(), clock)
+    hidden = executor().forward(LayerRange(0, 2), executor().embed(np.array([PROMPT])), 0, (0,))
+    assert bytes(front.payload) == kernels.pack(hidden, "int8").tobytes()
+
+
+def test_idle_slots_in_between_compute_and_change_nothing() -> None:
+    alone, shared = executor(), executor()
+    for one in (alone, shared):
+        for row, tokens in enumerate([(5, 6, 7), (8, 9), (3, 4)]):
+            step.run(prefill(tokens, rows=(RowRef(row, 1, 0),), first_slot=row), one, clock)
+    both = step.run(decode_job((11, 12), (0, 2), (3, 2, 2)), shared, clock)
+    each = [step.run(decode_job((token,), (row,), (at,)), alone, clock) for token, row, at in ((11, 0, 3), (12, 2, 2))]
+    assert both.answers == tuple(outcome.answers[0] for outcome in each)
+    # The idle slot goes on at its own position as though nothing had been.
+    goes_on = decode_job((13,), (1,), (2,))
+    assert step.run(goes_on, shared, clock).answers == step.run(goes_on, alone, clock).answers
+
+
+def test_the_draw_is_keyed_by_the_position_of_the_new_token() -> None:
+    sampling = Sampling(seed=11, temperature=40.0)
+    expected = expected_tokens(4, PROMPT, 3, sampling)
+    one = executor()
+    tokens = [step.run(prefill(choosers=(RowSampling(sampling),)), one, clock).answers[0].token]
+    for position in (3, 4):
+        job = dataclasses.replace(decode_job((tokens[-1],), (0,), (position,)), choosers=(RowSampling(sampling),))
+        tokens.append(step.run(job, one, clock).answers[0].token)
+    assert tokens == expected
+
+
+def test_penalties_and_logprobs_are_the_rows_own() -> None:
+    plain = step.run(prefill(), executor(), clock).answers[0]
+    chooser = RowSampling(Sampling(temperature=0.0, presence_penalty=1000.0, logprobs=True, top_logprobs=2))
+    chooser.generated[plain.token] += 1
+    answer = step.run(prefill(choosers=(chooser,)), executor(), clock).answers[0]
+    assert answer.token != plain.token
+    assert answer.top[0][0] == plain.token
+    assert answer.logprob is not None
+    assert plain == Answered(plain.token)
+
+
+def test_the_clock_is_read_before_and_after() -> None:
+    ticks = count(10)
+    outcome = step.run(prefill(), executor(), lambda: float(next(ticks)))
+    assert (outcome.started_s, outcome.finished_s) == (10.0, 11.0)
+
+
+def test_what_saturates_in_a_run_is_counted_once() -> None:
+    class Saturating(FakeExecutor):
+        clipped = 5
+
+        def saturated(self) -> int:
+            self.clipped += 2
+            return self.clipped
+
+    assert step.run(prefill(), Saturating(4, (WHOLE,), slots=1, context=16), clock).saturated == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"first_slot": 4},
+        {"positions": (3,)},
+        {"layers": LayerRange(0, 5)},
+        {"tokens": ((1, VOCABULARY, 2),)},
+        {"tokens": ((-1, 1, 2),)},
+    ],
+)
+def test_a_job_that_cannot_run_is_a_value_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        step.run(prefill(**changes), executor(), clock)
