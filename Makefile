@@ -69,7 +69,7 @@ native: $(VENV)/.installed-dev ## Build the extension again, in place
 	$(PY) setup.py build_ext --inplace
 
 golden: $(VENV)/.installed-dev ## Rewrite the golden scripts; commit only what you can explain
-	$(PY) -m pytest tests/agent --rewrite-golden -q -k golden
+	$(PY) -m pytest tests/golden --rewrite-golden -q
 	git --no-pager diff --stat -- tests/golden
 
 campaign: $(VENV)/.installed-dev ## The property tests with many random examples (EDGE_CAMPAIGN_EXAMPLES=3000)
