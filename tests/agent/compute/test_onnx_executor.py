@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.compute import onnx_executor
 from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
 from agent.compute.onnx_session import CUDA, SessionSettings
 from agent.errors import BadCheckpoint, ProviderUnavailable
+from planner.memory import layer_weight_bytes
 from planner.types import LayerRange
 from tests.fakes.random_weights import SMALL, RandomWeights
 
@@ -189,10 +191,11 @@ def test_wrong_tensors_and_providers_are_refused() -> None:
         OnnxExecutor.load(WEIGHTS, dataclasses.replace(settings, session=SessionSettings(1, (CUDA,))))
 
 
-@pytest.mark.parametrize(("layers", "blocks"), [(1, [1]), (6, [6]), (7, [3, 4]), (22, [5, 6, 5, 6]), (8, [4, 4])])
-def test_default_blocks_are_even_and_small(layers: int, blocks: list[int]) -> None:
-    spec = dataclasses.replace(SMALL, num_layers=layers + 1, sliding_windows=(None,) * (layers + 1))
-    settings = ExecutorSettings((LayerRange(1, layers + 1),), 1, 20, "fp32")
+@pytest.mark.parametrize(("most", "blocks"), [(1, [1] * 7), (2, [1, 2, 2, 2]), (3, [2, 2, 3]), (6, [3, 4]), (9, [7])])
+def test_default_blocks_are_even_and_bounded(most: int, blocks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = dataclasses.replace(SMALL, num_layers=8, sliding_windows=(None,) * 8)
+    monkeypatch.setattr(onnx_executor, "BLOCK_BYTES", most * layer_weight_bytes(spec, "fp32", 32))
+    settings = ExecutorSettings((LayerRange(1, 8),), 1, 20, "fp32", 32)
     assert [len(block) for block in OnnxExecutor.load(RandomWeights(spec), settings).blocks] == blocks
 
 
