@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from agent.errors import BadMessage
 from agent.notify import Watchdog, notify, watchdog_interval_s
 from agent.wire import messages
 from agent.wire.control_plane import ControlClient
-from agent.wire.events import ControlConnected, Controlled, ControlRefused, Event, Readable
+from agent.wire.events import ControlConnected, Controlled, ControlDisconnected, ControlRefused, Event, Readable
 from agent.wire.messages import Heartbeat, Hello, Load, Message, Rejected, ToAgent, WorkerRestarted
 from agent.wire.security import load_key_file
 from agent.worker_channel import ChannelClosed, Configure, FromWorker, Stop, WorkerChannel, WorkerReady, WorkerTick
@@ -35,9 +36,12 @@ LONGEST_RESTART_S = 10.0
 SETTLED_S = 60.0
 STOP_S = 5.0
 """How long a worker may take to finish its run when the daemon stops."""
+EXIT_S = 1.0
+"""How long a worker whose pipe has closed may take to exit by itself."""
 LOAD_DEADLINE_S = 600.0
 """A load reports every layer; one silent for longer than this counts as hung."""
 POLL_MS = 250
+NO_TICK = WorkerTick(0, "", 0, messages.Telemetry())
 
 
 class Supervisor:
@@ -50,7 +54,8 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: WorkerChannel | None = None
         self._ready: WorkerReady | None = None
-        self._tick = WorkerTick(0, "", 0, messages.Telemetry())
+        self._tick = NO_TICK
+        self._worker = ""
         self._restart_at_s = 0.0
         self._back_off_s = FIRST_RESTART_S
         self._started_s = 0.0
@@ -88,6 +93,8 @@ class Supervisor:
                 self._say_hello()
             case Controlled(data):
                 self._on_control(data)
+            case ControlDisconnected():
+                self._connected = False
             case ControlRefused():
                 logger.error(
                     "coordinator_refused_key",
@@ -97,7 +104,8 @@ class Supervisor:
                         "hint": "list this key in cluster.toml",
                     },
                 )
-            case Readable():
+            case Readable() if self._channel is not None:
+                # Without a channel: an event before this one found the worker gone.
                 self._on_worker_readable()
 
     def _on_control(self, data: bytes) -> None:
@@ -123,8 +131,9 @@ class Supervisor:
                 agent_version=version("edgectl"),
                 boot_id=boot_id(),
                 data_endpoint=advertised_endpoint(self._config, self._ready.data_endpoint),
-                memory_bytes=model_memory_bytes(self._config.memory_limit_bytes),
+                memory_bytes=model_memory_bytes(self._config.memory_limit_bytes, held_bytes=self._tick.resident_bytes),
                 provider=self._ready.provider,
+                worker=self._worker,
             )
         )
 
@@ -145,6 +154,8 @@ class Supervisor:
     # --- the worker ---
 
     def _start_worker(self, now: float) -> None:
+        self._worker = secrets.token_hex(8)
+        self._tick = NO_TICK
         ours, theirs = socket.socketpair()
         # The working directory is / and, where Python can, off the module path: nobody's files shadow ours.
         safe_path = ["-P"] if sys.version_info >= (3, 11) else []
@@ -175,11 +186,12 @@ class Supervisor:
                 logger.info("worker_ready", extra={"endpoint": message.data_endpoint, "provider": message.provider})
                 self._ready = message
                 _tell_systemd("READY=1", "STATUS=waiting for the coordinator")
-                if self._died_of is not None:
+                if self._died_of is not None and self._connected:
                     endpoint = advertised_endpoint(self._config, message.data_endpoint)
-                    self._send(WorkerRestarted(self._died_of, endpoint))
-                    self._died_of = None
-                self._say_hello()
+                    self._send(WorkerRestarted(self._died_of, endpoint, self._worker))
+                else:
+                    self._say_hello()
+                self._died_of = None
             case WorkerTick():
                 self._on_tick(message)
             case _:
@@ -205,8 +217,12 @@ class Supervisor:
     def _worker_died(self, now: float) -> None:
         assert self._process is not None
         self._forget_channel()
-        self._process.kill()
-        status = self._process.wait()
+        try:
+            # Its end of the pipe closes a moment before it exits, and its status says why.
+            status = self._process.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
         self._process = None
         self._ready = None
         self._died_of = f"{self._config.name}: worker {_exit_words(status)}"

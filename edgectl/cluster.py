@@ -157,9 +157,12 @@ class Cluster:
             record.worker_origin = origin
             resumed = self.sessions.resume(now) if self._is_source(device) else []
             return [Send(origin, CoordinatorAlive()), *resumed]
+        welcome = Welcome(PROTOCOL_VERSION, self._version, self.devices.peers_of(device))
+        if self.is_ready and record.is_present and record.is_same_worker(message.worker):
+            self.devices.reconnected(origin, message, device, now)
+            return [Send(origin, welcome), Notice("info", f"{device} reconnected")]
         lost = self._lose("device_lost", f"device {device} started again") if self.deployment.uses(device) else []
         self.devices.hello(origin, message, device, now)
-        welcome = Welcome(PROTOCOL_VERSION, self._version, self.devices.peers_of(device))
         connected = Notice("info", f"{device} connected")
         return [Send(origin, welcome), connected, *lost, *self.deployment.on_arrival(device, now)]
 
@@ -234,8 +237,7 @@ class Cluster:
 
     def _on_worker_restarted(self, device: str, message: WorkerRestarted, now: float) -> list[Effect]:
         record = self.devices[device]
-        record.data_endpoint = message.data_endpoint
-        record.problem = ""
+        record.restarted(message)
         record.apply(DeviceEvent.WORKER_RESTARTED)
         effects: list[Effect] = [Notice("warning", f"{device}: its worker restarted: {message.cause}")]
         if self.deployment.uses(device):

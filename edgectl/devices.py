@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from agent.wire.messages import DEVICE_SILENCE_S, Heartbeat, Hello, Load, PeerKey
+import msgspec
+
+from agent.wire.messages import DEVICE_SILENCE_S, Heartbeat, Hello, Load, PeerKey, WorkerRestarted
 
 
 class DeviceState(str, Enum):
@@ -90,6 +92,17 @@ class DeviceRecord:
     def is_present(self) -> bool:
         return self.state in PRESENT
 
+    def is_same_worker(self, worker: str) -> bool:
+        """Whether a Hello names the worker process this record is about."""
+        return self.hello is not None and bool(worker) and self.hello.worker == worker
+
+    def restarted(self, news: WorkerRestarted) -> None:
+        """Another worker process runs now, at another endpoint."""
+        self.data_endpoint = news.data_endpoint
+        self.problem = ""
+        if self.hello is not None:
+            self.hello = msgspec.structs.replace(self.hello, worker=news.worker, data_endpoint=news.data_endpoint)
+
     def apply(self, event: DeviceEvent) -> bool:
         """Changes the state as TRANSITIONS says; whether anything changed."""
         following = TRANSITIONS[self.state].get(event, self.state)
@@ -127,6 +140,12 @@ class DeviceTable:
         record.origin, record.hello, record.heard = origin, hello, now
         record.data_endpoint = hello.data_endpoint
         record.heartbeat, record.load, record.loaded_bytes, record.problem = None, None, 0, ""
+
+    def reconnected(self, origin: bytes, hello: Hello, name: str, now: float) -> None:
+        """The same worker over a new connection: whatever it holds it still holds."""
+        record = self._records[name]
+        record.origin, record.hello, record.heard = origin, hello, now
+        record.data_endpoint = hello.data_endpoint
 
     def silent(self, now: float) -> list[DeviceRecord]:
         """Devices that count as lost from now on."""

@@ -76,9 +76,7 @@ class Route:
         expected = 0
         for stage in self.stages:
             if stage.layers.start != expected:
-                raise ValueError(
-                    f"stage {stage.device} starts at layer {stage.layers.start}, expected {expected}"
-                )
+                raise ValueError(f"stage {stage.device} starts at layer {stage.layers.start}, expected {expected}")
             expected = stage.layers.stop
 
     @property

@@ -32,9 +32,7 @@ class Executor(Protocol):
     def embed(self, tokens: NDArray[np.int64]) -> Float32:
         """Token ids [n, s] to hidden states [n, s, H]. Only where layer 0 is resident."""
 
-    def forward(
-        self, layers: LayerRange, hidden: Float32, slot: int, positions: Sequence[int]
-    ) -> Float32:
+    def forward(self, layers: LayerRange, hidden: Float32, slot: int, positions: Sequence[int]) -> Float32:
         """Run `layers` over hidden states [n, s, H] of the slots `slot .. slot + n - 1`; returns [n, s, H].
 
         `positions[r]` is the number of tokens slot `slot + r` holds before this run; a smaller number than at the

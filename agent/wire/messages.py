@@ -100,6 +100,8 @@ class Hello(Message, frozen=True):
     """What a model may take on this device."""
     provider: str
     """Execution provider that passed its inference: cpu, cuda or tensorrt."""
+    worker: str = ""
+    """Names the worker process: a Hello with the same one comes from a connection that broke and loses nothing."""
 
 
 class Heartbeat(Message, frozen=True):
@@ -154,6 +156,7 @@ class WorkerRestarted(Message, frozen=True):
 
     cause: str
     data_endpoint: str
+    worker: str = ""
 
 
 # --- source worker → coordinator (its own DEALER) --------------------------------------------------------------------

@@ -128,6 +128,24 @@ def test_messages_of_an_unknown_or_replaced_connection_are_not_used() -> None:
     assert scene.read[session] == []
 
 
+def test_a_connection_that_broke_costs_no_session() -> None:
+    scene = Scene().ready()
+    session = scene.open()
+    scene.settle()
+    scene.token()
+    for name in ("a", "b"):
+        scene.agents[name].connection += 1
+        scene.connect(name)
+    assert scene.cluster.is_ready
+    assert not scene.messages("a", Load)
+    scene.settle()
+    scene.token()
+    scene.token()
+    tokens = [event for event in scene.read[session] if isinstance(event, TokenEvent)]
+    assert [event.index for event in tokens] == [0, 1, 2]
+    assert isinstance(scene.read[session][-1], SessionEnded)
+
+
 def test_a_heartbeat_before_the_hello_means_nothing() -> None:
     scene = Scene()
     assert scene.say("a", Heartbeat(1)) == []
@@ -169,7 +187,7 @@ def test_a_restarted_worker_is_loaded_again_at_its_new_endpoint() -> None:
     assert isinstance(error, EngineError)
     assert error.code == "worker_lost"
     assert "SIGSEGV" in error.detail
-    assert [type(s.message) for s in scene.sent if s.origin == b"c:0" and isinstance(s.message, Load)] == [Load]
+    assert [type(s.message) for s in scene.sent if s.origin == b"c:0:0" and isinstance(s.message, Load)] == [Load]
     scene.settle()
     (opened,) = scene.agents["a"].micro_batches.values()
     assert opened.stages[2].endpoint == "tcp://c:77"

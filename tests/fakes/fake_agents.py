@@ -62,6 +62,9 @@ class Agent:
 
     name: str
     life: int = 0
+    """Raised when the agent's processes start again."""
+    connection: int = 0
+    """Raised when only its connection broke."""
     loaded: Load | None = None
     micro_batches: dict[int, OpenMicroBatch] = field(default_factory=dict)
     sessions: dict[str, list[Message]] = field(default_factory=dict)
@@ -70,14 +73,15 @@ class Agent:
 
     @property
     def origin(self) -> bytes:
-        return f"{self.name}:{self.life}".encode()
+        return f"{self.name}:{self.life}:{self.connection}".encode()
 
     @property
     def worker_origin(self) -> bytes:
-        return f"{self.name}:{self.life}:worker".encode()
+        return f"{self.name}:{self.life}:{self.connection}:worker".encode()
 
     def hello(self, protocol: int = PROTOCOL_VERSION, name: str | None = None) -> Hello:
-        return Hello(protocol, name or self.name, "9.9.9", "boot", f"tcp://{self.name}:{self.life}", 100, "cpu")
+        endpoint = f"tcp://{self.name}:{self.life}"
+        return Hello(protocol, name or self.name, "9.9.9", "boot", endpoint, 100, "cpu", worker=f"worker-{self.life}")
 
 
 class Scene:

@@ -26,9 +26,13 @@ def memory_total_bytes(root: Path = _ROOT) -> int:
     return _memory(root)[1]
 
 
-def model_memory_bytes(limit_bytes: int = 0, root: Path = _ROOT) -> int:
-    """What a model may take here: available memory less the reserve, or the owner's limit where that is less."""
+def model_memory_bytes(limit_bytes: int = 0, root: Path = _ROOT, *, held_bytes: int = 0) -> int:
+    """What a model may take here: available memory less the reserve, or the owner's limit where that is less.
+
+    `held_bytes` is what a loaded model holds now and the next one gets back.
+    """
     available, total = _memory(root)
+    available += held_bytes
     if limit_bytes:
         return min(limit_bytes, available)
     return max(0, available - max(RESERVE_MIN_BYTES, int(RESERVE_SHARE * total)))
