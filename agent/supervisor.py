@@ -23,7 +23,7 @@ from agent.errors import BadMessage
 from agent.notify import Watchdog, notify, watchdog_interval_s
 from agent.wire import messages
 from agent.wire.control_plane import ControlClient
-from agent.wire.events import ControlConnected, Controlled, ControlDisconnected, ControlRefused, Event, Readable
+from agent.wire.events import ControlConnected, ControlDisconnected, Controlled, ControlRefused, Event, Readable
 from agent.wire.messages import Heartbeat, Hello, Load, Message, Rejected, ToAgent, WorkerRestarted
 from agent.wire.security import load_key_file
 from agent.worker_channel import ChannelClosed, Configure, FromWorker, Stop, WorkerChannel, WorkerReady, WorkerTick
