@@ -61,9 +61,11 @@ def llama(path: Path, shape: dict[str, int], threads: int) -> None:
     vocabulary = shape["vocab_size"]
 
     def decode(tokens: list[int]) -> int:
-        batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * len(tokens))(*tokens), len(tokens))
-        if llama_cpp.llama_decode(context, batch):
-            raise RuntimeError("llama_decode failed")
+        # The batch points into this array: it must live until the decode is done.
+        array = (llama_cpp.llama_token * len(tokens))(*tokens)
+        code = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(array, len(tokens)))
+        if code:
+            raise RuntimeError(f"llama_decode returned {code} for {len(tokens)} tokens")
         return int(np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (vocabulary,)).argmax())
 
     last = decode(list(range(PROMPT_TOKENS)))
