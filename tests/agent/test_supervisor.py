@@ -1,0 +1,211 @@
+"""The daemon's two processes, really started: how small and quick they are, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.config import AgentConfig
+from agent.supervisor import Supervisor
+from agent.wire import messages
+from agent.wire.events import Controlled, Readable
+from agent.wire.messages import Heartbeat, Hello, Rejected, Unload, WorkerHello, WorkerRestarted
+from agent.wire.security import create_key_file, generate_keys
+from tests.fakes.agent_process import AgentProcess, Coordinator, agent, is_alive, wait_until
+
+NOBODY = "tcp://127.0.0.1:9"
+MIB = 1 << 20
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[AgentProcess]:
+    """An agent whose coordinator does not answer."""
+    with agent(tmp_path, "d1", NOBODY, generate_keys().public) as one:
+        yield one
+
+
+# --- without a coordinator ---
+
+
+def test_it_is_ready_soon_small_and_loads_nothing_heavy(alone: AgentProcess, record_property: object) -> None:
+    seconds = alone.wait_ready()
+    processes = [psutil.Process(pid) for pid in (alone.process.pid, alone.worker())]
+    resident = [process.memory_info().rss for process in processes]
+    assert callable(record_property)
+    record_property("ready_s", seconds)
+    record_property("resident_mib", sum(resident) / MIB)
+    print(f"ready after {seconds:.2f} s, resident {' + '.join(f'{part / MIB:.0f}' for part in resident)} MiB")
+    assert seconds < 5
+    assert sum(resident) <= 110 * MIB
+    for process in processes:
+        # An extension module in memory is a mapped file.
+        mapped = " ".join(region.path for region in process.memory_maps())
+        for heavy in ("/torch/", "/transformers/", "/onnxruntime/", "/tokenizers/", "/pydantic_core/"):
+            assert heavy not in mapped
+
+
+def test_sigterm_ends_both_at_once_and_well(alone: AgentProcess) -> None:
+    alone.wait_ready()
+    worker = alone.worker()
+    status, seconds = alone.stop()
+    assert status == 0
+    assert seconds < 2
+    assert not is_alive(worker)
+    assert alone.has_notified("STOPPING=1")
+    assert "Traceback" not in alone.log()
+
+
+def test_sigterm_before_the_worker_is_ready_ends_both_too(alone: AgentProcess) -> None:
+    worker = alone.worker()
+    status, _ = alone.stop()
+    assert status in (0, -signal.SIGTERM)
+    wait_until(lambda: not is_alive(worker), "the worker ends")
+
+
+def test_the_worker_ends_when_its_supervisor_is_killed(alone: AgentProcess) -> None:
+    alone.wait_ready()
+    worker = alone.worker()
+    alone.process.kill()
+    alone.process.wait()
+    assert wait_until(lambda: not is_alive(worker), "the worker ends by itself") < 5
+    assert "supervisor_gone" in alone.log()
+
+
+def test_a_worker_that_cannot_start_is_tried_again_later_each_time(tmp_path: Path) -> None:
+    with agent(tmp_path, "d1", NOBODY, generate_keys().public, provider="cuda") as one:
+        wait_until(lambda: one.log().count("worker_died") >= 2, "a second attempt")
+        assert one.process.poll() is None
+        assert "exited with status 1" in one.log()
+        assert "provider_unavailable" in one.log()
+        assert one.stop()[0] == 0
+
+
+# --- with one ---
+
+
+def test_a_killed_worker_is_replaced_and_the_coordinator_told(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with (
+            closing(Coordinator()) as coordinator,
+            agent(tmp_path, "d1", coordinator.endpoint, coordinator.keys.public) as one,
+        ):
+            coordinator.allowed.allow(one.public_key, "d1")
+            await coordinator.welcome(one)
+            before = coordinator.hellos["d1"]
+            worker = one.worker()
+            os.kill(worker, signal.SIGKILL)
+            restarted = await coordinator.next(WorkerRestarted)
+            assert restarted.cause == "d1: worker was killed by SIGKILL"
+            assert restarted.data_endpoint.startswith("tcp://127.0.0.1:")
+            assert restarted.worker != before.worker
+            assert one.worker() != worker
+            await coordinator.next(WorkerHello)
+            ticks = [(await coordinator.next(Heartbeat)).worker_tick for _ in range(3)]
+            assert ticks == sorted(ticks)
+            assert one.stop()[0] == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_coordinator_that_comes_back_hears_of_the_same_worker(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with closing(Coordinator()) as first, agent(tmp_path, "d1", first.endpoint, first.keys.public) as one:
+            first.allowed.allow(one.public_key, "d1")
+            await first.welcome(one)
+            first.close()
+            with closing(Coordinator(first.keys, first.endpoint)) as second:
+                second.allowed.allow(one.public_key, "d1")
+                await second.welcome(one)
+                assert second.hellos["d1"].worker == first.hellos["d1"].worker
+                assert second.hellos["d1"].data_endpoint == first.hellos["d1"].data_endpoint
+
+    asyncio.run(scenario())
+
+
+def test_heartbeats_show_that_the_workers_own_loop_turns(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with (
+            closing(Coordinator()) as coordinator,
+            agent(tmp_path, "d1", coordinator.endpoint, coordinator.keys.public) as one,
+        ):
+            coordinator.allowed.allow(one.public_key, "d1")
+            await coordinator.welcome(one)
+            first = await coordinator.next(Heartbeat)
+            while (beat := await coordinator.next(Heartbeat)).worker_tick <= first.worker_tick:
+                pass
+            os.kill(one.worker(), signal.SIGSTOP)
+            last = -1
+            while (beat := await coordinator.next(Heartbeat)).worker_tick != last:
+                last = beat.worker_tick
+            os.kill(one.worker(), signal.SIGCONT)
+            while (await coordinator.next(Heartbeat)).worker_tick <= last:
+                pass
+            assert (beat.busy, beat.resident_bytes) == ("", 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_key_that_is_not_on_the_list_is_told_so_and_may_be_listed_later(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with (
+            closing(Coordinator()) as coordinator,
+            agent(tmp_path, "d1", coordinator.endpoint, coordinator.keys.public) as one,
+        ):
+            one.wait_ready()
+            await asyncio.to_thread(wait_until, lambda: "coordinator_refused_key" in one.log(), "the key is refused")
+            assert one.public_key in one.log()
+            assert "cluster.toml" in one.log()
+            coordinator.allowed.allow(one.public_key, "d1")
+            assert (await coordinator.next(Hello)).device == "d1"
+
+    asyncio.run(scenario())
+
+
+def test_what_it_does_not_understand_it_logs_and_serves_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with (
+            closing(Coordinator()) as coordinator,
+            agent(tmp_path, "d1", coordinator.endpoint, coordinator.keys.public) as one,
+        ):
+            coordinator.allowed.allow(one.public_key, "d1")
+            await coordinator.welcome(one)
+            await coordinator.tell_bytes("d1", b"\xc1 nonsense")
+            await coordinator.tell_bytes("d1", messages.encode(Hello(1, "x", "x", "x", "x", 1, "cpu")))
+            await coordinator.tell("d1", Rejected("version_mismatch", "agent 1, coordinator 2"))
+            await coordinator.tell("d1", Unload())
+            await asyncio.to_thread(
+                wait_until, lambda: "agent 1, coordinator 2" in one.log(), "the rejection is in the log"
+            )
+            assert one.log().count("bad_control_message") == 2
+            await coordinator.next(Heartbeat)
+            assert one.stop()[0] == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_request_and_the_workers_end_in_one_poll(tmp_path: Path) -> None:
+    """The pipe is found closed when the request is passed on; its own event comes after and finds nobody."""
+    create_key_file(tmp_path / "agent.key")
+    config = AgentConfig(
+        name="d1", coordinator=NOBODY, coordinator_key=generate_keys().public, key_file=tmp_path / "agent.key"
+    )
+    supervisor = Supervisor(config)
+    supervisor._start_worker(0.0)
+    process, channel = supervisor._process, supervisor._channel
+    assert isinstance(process, subprocess.Popen)
+    assert channel is not None
+    descriptor = channel.fileno()
+    process.kill()
+    process.wait()
+    supervisor._on_event(Controlled(messages.encode(Unload())))
+    supervisor._on_event(Readable(descriptor))
+    assert supervisor._process is None
+    supervisor._client.close()
