@@ -24,7 +24,7 @@ from agent.notify import Watchdog, notify, watchdog_interval_s
 from agent.wire import messages
 from agent.wire.control_plane import ControlClient
 from agent.wire.events import ControlConnected, ControlDisconnected, Controlled, ControlRefused, Event, Readable
-from agent.wire.messages import Heartbeat, Hello, Load, Message, Rejected, ToAgent, WorkerRestarted
+from agent.wire.messages import Heartbeat, Hello, Load, Message, Rejected, ToAgent, Welcome, WorkerRestarted
 from agent.wire.security import load_key_file
 from agent.worker_channel import ChannelClosed, Configure, FromWorker, Stop, WorkerChannel, WorkerReady, WorkerTick
 
@@ -54,6 +54,7 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: WorkerChannel | None = None
         self._ready: WorkerReady | None = None
+        self._welcome: Welcome | None = None
         self._tick = NO_TICK
         self._worker = ""
         self._restart_at_s = 0.0
@@ -116,7 +117,10 @@ class Supervisor:
             return
         if isinstance(message, Rejected):
             logger.error("coordinator_rejected_agent", extra={"code": message.code, "detail": message.detail})
-        elif self._channel is not None:
+            return
+        if isinstance(message, Welcome):
+            self._welcome = message
+        if self._channel is not None:
             if isinstance(message, Load) and self._watchdog is not None:
                 self._watchdog.begin("worker", time.monotonic() + LOAD_DEADLINE_S)
             self._to_worker(lambda channel: channel.send(message))
@@ -171,7 +175,14 @@ class Supervisor:
         self._channel = WorkerChannel(ours)
         self._client.register(ours.fileno())
         self._started_s = now
-        self._to_worker(lambda channel: channel.send(Configure.of(self._config)))
+
+        def introduce(channel: WorkerChannel) -> None:
+            channel.send(Configure.of(self._config))
+            if self._welcome is not None:
+                # Whoever may connect to this device may connect to its next worker.
+                channel.send(self._welcome)
+
+        self._to_worker(introduce)
 
     def _on_worker_readable(self) -> None:
         def receive(channel: WorkerChannel) -> None:

@@ -19,7 +19,7 @@ from agent.config import AgentConfig
 from agent.device.sensors.host import has_nvidia_device
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Run, Send
-from agent.errors import AgentError, BadMessage
+from agent.errors import AgentError, BadMessage, ConfigError
 from agent.loader import LoadedModel, load_model
 from agent.log import configure
 from agent.micro_batch import NOTHING_LOADED, ModelShape
@@ -28,7 +28,17 @@ from agent.wire import codec, messages
 from agent.wire.codec import FrameKind
 from agent.wire.control_plane import ControlClient
 from agent.wire.data_plane import DataPlane
-from agent.wire.events import Connected, ControlConnected, Controlled, Disconnected, Event, Readable, Received, Replied
+from agent.wire.events import (
+    Connected,
+    ControlConnected,
+    Controlled,
+    Disconnected,
+    Event,
+    Readable,
+    Received,
+    Refused,
+    Replied,
+)
 from agent.wire.messages import (
     CancelSession,
     CloseMicroBatch,
@@ -38,6 +48,7 @@ from agent.wire.messages import (
     Load,
     Loaded,
     LoadProgress,
+    Message,
     OpenMicroBatch,
     OpenSession,
     Rejected,
@@ -91,9 +102,10 @@ class Worker:
             while not self._stopping:
                 for event in self._plane.poll(0 if self._jobs else POLL_MS):
                     self._on_event(event)
+                # Before the run, which may take longer than any deadline: what came meanwhile has been read by now.
+                self._on_time(time.monotonic())
                 if self._jobs:
                     self._run_job(self._jobs.popleft())
-                self._on_time(time.monotonic())
         except ChannelClosed:
             logger.warning("supervisor_gone")
         finally:
@@ -115,9 +127,14 @@ class Worker:
                 self._perform(self._stage.on_connected(peer))
             case Disconnected(peer):
                 logger.warning("peer_disconnected", extra={"peer": peer})
+            case Refused(peer):
+                logger.warning("peer_refused_key", extra={"peer": peer})
             case Readable():
                 for message in self._channel.receive(ToWorker):
-                    self._on_request(message)
+                    try:
+                        self._on_request(message)
+                    except ConfigError as problem:
+                        self._refuse(message, problem)
             case ControlConnected():
                 self._coordinator.send(messages.encode(WorkerHello(messages.PROTOCOL_VERSION, self._config.name)))
             case Controlled(data):
@@ -158,6 +175,15 @@ class Worker:
                 self._perform(self._stage.open_micro_batch(message))
             case CloseMicroBatch():
                 self._perform(self._stage.close_micro_batch(message.micro_batch))
+
+    def _refuse(self, message: Message, problem: ConfigError) -> None:
+        """Another device's endpoint or key is none: that costs a micro-batch, not this device's process."""
+        logger.error("request_refused", extra={"problem": str(problem)})
+        number = message.micro_batch if isinstance(message, OpenMicroBatch) else -1
+        if number >= 0:
+            self._perform(self._stage.close_micro_batch(number))
+        request = str(type(message).__struct_config__.tag)
+        self._channel.send(Failed(request, problem.code, f"{self._config.name}: {problem}", number))
 
     def _on_time(self, now: float) -> None:
         if now - self._reported_s < REPORT_INTERVAL_S:

@@ -94,14 +94,24 @@ class WorkerChannel:
         return [messages.decode(body, union) for body in bodies]
 
     def wait(self, union: Any) -> Any:
-        """The next message, however long it takes. Raises ChannelClosed, BadMessage."""
+        """The next message, however long it takes. Raises ChannelClosed, BadMessage.
+
+        Not a byte more is read: what follows still makes the descriptor readable.
+        """
         while not self._bodies:
-            self._read()
+            self._read(self._missing())
         return messages.decode(self._bodies.popleft(), union)
 
-    def _read(self) -> None:
+    def _missing(self) -> int:
+        """Bytes until the message at hand, or its length, is complete."""
+        if len(self._received) < _LENGTH.size:
+            return _LENGTH.size - len(self._received)
+        (length,) = _LENGTH.unpack_from(self._received)
+        return int(_LENGTH.size + length - len(self._received))
+
+    def _read(self, size_bytes: int = 1 << 16) -> None:
         try:
-            data = self._end.recv(1 << 16)
+            data = self._end.recv(size_bytes)
         except OSError as problem:
             raise ChannelClosed from problem
         if not data:

@@ -30,6 +30,7 @@ from agent.wire.messages import (
     FromSource,
     Heartbeat,
     Hello,
+    LoadProgress,
     Message,
     PeerKey,
     Telemetry,
@@ -185,7 +186,8 @@ class Coordinator:
         try:
             return await asyncio.wait_for(read(), DEADLINE_S)
         except asyncio.TimeoutError:
-            raise AssertionError(f"no {kind.__name__} from {device}; there are {self._unread}") from None
+            unread = [message for _, message in self._unread if not isinstance(message, (Heartbeat, LoadProgress))]
+            raise AssertionError(f"no {kind.__name__} from {device or 'anyone'}; unread are {unread}") from None
 
     async def _receive(self) -> None:
         origin, device, data = await self._server.receive()
