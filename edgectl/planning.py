@@ -13,7 +13,7 @@ from planner.types import BoundaryType, Codec, Device, Plan, Quantization
 DEFAULT_CONTEXT_TOKENS = 4096
 """Context without --context, if the model has that many positions: a chat, with a KV cache for small devices."""
 
-DEFAULT_BLOCK_SIZE = 32
+DEFAULT_BLOCK_SIZE = 128
 """Weights that share a scale in int8 and int4: the size of llama.cpp's Q4_0, the finest of 32, 64 and 128; larger ones
 are quicker and coarser."""
 

@@ -92,8 +92,10 @@ def memory_breakdown(
     The embedding counts zero: its rows are read through the checkpoint's memory map, a few KiB per token, and the
     kernel may drop those pages. The head counts where the last layer is, with one row of logits per slot.
     """
+    # Residuals of every layer but the last are kept until what the boundary type clipped is counted.
+    residuals = 4 * (len(layers) - 1) * min(WORKSPACE_CHUNK, context) * spec.hidden_size
     kv = len(layers) * slots * (context + 1) * kv_bytes_per_token_layer(spec, 2 if quantization == "fp16" else 4)
-    workspace = workspace_bytes(spec, WORKSPACE_CHUNK, context) + len(layers) * SESSION_BYTES
+    workspace = workspace_bytes(spec, WORKSPACE_CHUNK, context) + residuals + len(layers) * SESSION_BYTES
     has_head = layers.stop == spec.num_layers
     return MemoryBreakdown(
         layers=len(layers) * layer_weight_bytes(spec, quantization, block_size),

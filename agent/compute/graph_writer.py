@@ -49,9 +49,11 @@ class ProviderFeatures:
     """GroupQueryAttention takes the q/k norm weights itself."""
     window_excess: int = 0
     """How many tokens beyond `local_window_size` attention sees: see `provider_probe.window_excess`."""
+    counts_on_host: bool = False
+    """Residuals are given out and our kernel counts what was clipped; elsewhere they would have to be copied."""
 
 
-CPU_FEATURES = ProviderFeatures(compute="fp32")
+CPU_FEATURES = ProviderFeatures(compute="fp32", counts_on_host=True)
 CUDA_FEATURES = ProviderFeatures(compute="fp16")
 
 

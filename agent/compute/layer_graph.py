@@ -24,8 +24,10 @@ class BlockGraph:
 
     model: ModelProto
     weights: tuple[WeightRef, ...]
-    counts_saturation: bool
+    counts_saturation: bool = False
     """Whether the graph has an output `saturated` [1]: residual elements clipped between its layers."""
+    residuals: tuple[str, ...] = ()
+    """Outputs [n, s, H]: the residuals before they are rounded, for the caller to count what was clipped."""
 
 
 def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> BlockGraph:
@@ -51,9 +53,14 @@ def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> B
         last = layer == layers.stop - 1
         summed = _write_layer(writer, spec, layer, x, "hidden_out" if last else f"sum.{layer}")
         x = summed if last else _write_rounding(writer, summed, options.boundary, residuals)
+    weights = tuple(writer.weights.values())
+    if residuals and options.features.counts_on_host:
+        shape = ["n", "s", spec.hidden_size]
+        writer.outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in residuals]
+        return BlockGraph(writer.model(f"layers {layers}"), weights, residuals=tuple(residuals))
     if residuals:
         _write_count(writer, residuals)
-    return BlockGraph(writer.model(f"layers {layers}"), tuple(writer.weights.values()), bool(residuals))
+    return BlockGraph(writer.model(f"layers {layers}"), weights, counts_saturation=bool(residuals))
 
 
 def build_head(spec: ModelSpec, options: GraphOptions) -> BlockGraph:
@@ -67,7 +74,7 @@ def build_head(spec: ModelSpec, options: GraphOptions) -> BlockGraph:
     writer.linear(normed, out, [source], (spec.vocab_size, spec.hidden_size))
     if writer.compute != "fp32":
         writer.op("Cast", [out], ["logits"], to=TensorProto.FLOAT)
-    return BlockGraph(writer.model("head"), tuple(writer.weights.values()), False)
+    return BlockGraph(writer.model("head"), tuple(writer.weights.values()))
 
 
 def _write_layer(writer: GraphWriter, spec: ModelSpec, layer: int, x: str, out: str) -> str:

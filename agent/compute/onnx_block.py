@@ -7,6 +7,7 @@ bound again when the number of tokens changes, so a decode step allocates and bi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.compute.kernels import round_to_boundary
 from agent.compute.kv_cache import KvLayout
+from agent.compute.layer_graph import BlockGraph
 from agent.compute.onnx_session import device_value
 from planner.types import LayerRange
 
@@ -30,7 +33,8 @@ class StepBuffers:
     Blocks with an even number read the first buffer and write the second, odd ones the other way round.
     """
 
-    def __init__(self, slots: int, hidden_size: int) -> None:
+    def __init__(self, slots: int, hidden_size: int, residuals: int = 0) -> None:
+        """`residuals` is the largest number of residuals that a block gives out for counting."""
         self.hidden_size = hidden_size
         self.seqlens_k = np.zeros(slots, np.int32)
         self.total_len = np.zeros(1, np.int32)
@@ -39,6 +43,8 @@ class StepBuffers:
         self.generation = 0
         """Raised when the hidden buffers move: every binding made before is stale."""
         self._flat: tuple[Float32, Float32] = (np.empty(0, np.float32), np.empty(0, np.float32))
+        self._residuals = residuals
+        self._residual_memory: Float32 = np.empty(0, np.float32)
         self._views: dict[tuple[int, int], tuple[Float32, Float32]] = {}
 
     def views(self, rows: int, tokens: int) -> tuple[Float32, Float32]:
@@ -50,6 +56,7 @@ class StepBuffers:
             self.tokens = rows * tokens
             size = self.tokens * self.hidden_size
             self._flat = (np.zeros(size, np.float32), np.zeros(size, np.float32))
+            self._residual_memory = np.empty(self._residuals * size, np.float32)
             self._views.clear()
             self.generation += 1
         shape = (rows, tokens, self.hidden_size)
@@ -58,9 +65,14 @@ class StepBuffers:
         self._views[rows, tokens] = made
         return made
 
+    def residuals(self, count: int, rows: int, tokens: int) -> Float32:
+        """Memory of `count` residuals [rows, tokens, H], one behind the other."""
+        shape = (count, rows, tokens, self.hidden_size)
+        return self._residual_memory[: math.prod(shape)].reshape(shape)
+
     @property
     def nbytes(self) -> int:
-        return self._flat[0].nbytes + self._flat[1].nbytes
+        return self._flat[0].nbytes + self._flat[1].nbytes + self._residual_memory.nbytes
 
 
 @dataclass(slots=True)
@@ -119,14 +131,13 @@ class BlockMemory:
 class OnnxBlock:
     """Runs one block's session over rows of the KV pool."""
 
-    def __init__(
-        self, number: int, session: ort.InferenceSession, counts_saturation: bool, memory: BlockMemory
-    ) -> None:
+    def __init__(self, number: int, session: ort.InferenceSession, graph: BlockGraph, memory: BlockMemory) -> None:
         self.layers = memory.pool.layers
         self.source = number % 2
         """Which of the two hidden buffers this block reads."""
         self._session = session
-        self._counts_saturation = counts_saturation
+        self._counts_saturation = graph.counts_saturation
+        self._residuals = graph.residuals
         self._memory = memory
         self._bindings: dict[tuple[int, int], _Binding] = {}
         self._copies_inputs = memory.pool.device != "cpu"
@@ -148,6 +159,9 @@ class OnnxBlock:
             self._bind_buffers(binding.io, rows, tokens)
             binding.tokens, binding.generation = tokens, buffers.generation
         self._session.run_with_iobinding(binding.io)
+        if self._residuals:
+            # One pass over all residuals: nodes that count cost more than the rounding itself (docs/log.md).
+            return round_to_boundary(buffers.residuals(len(self._residuals), rows, tokens), "fp16")
         return int(buffers.saturated[0]) if self._counts_saturation else 0
 
     def _bind_buffers(self, io: ort.IOBinding, rows: int, tokens: int) -> None:
@@ -160,6 +174,9 @@ class OnnxBlock:
         io.bind_input("seqlens_k", "cpu", 0, np.int32, [rows], buffers.seqlens_k.ctypes.data)
         io.bind_input("total_len", "cpu", 0, np.int32, [1], buffers.total_len.ctypes.data)
         io.bind_output("hidden_out", "cpu", 0, np.float32, shape, target.ctypes.data)
+        residuals = buffers.residuals(len(self._residuals), rows, tokens)
+        for name, residual in zip(self._residuals, residuals, strict=True):
+            io.bind_output(name, "cpu", 0, np.float32, shape, residual.ctypes.data)
         if self._counts_saturation:
             io.bind_output("saturated", "cpu", 0, np.int32, [1], buffers.saturated.ctypes.data)
 

@@ -122,7 +122,6 @@ class OnnxExecutor:
             name: shared_value(table.astype(element), device)
             for name, table in zip(("cos", "sin"), rotation_tables(spec, layout.capacity), strict=True)
         }
-        buffers = StepBuffers(settings.slots, spec.hidden_size)
         ranges = _cut(spec, settings)
         total, done = sum(map(len, ranges)), 0
         sessions = []
@@ -133,7 +132,7 @@ class OnnxExecutor:
                 require_share(graph.model, session, list(_arrays(graph, checkpoint)))
             opened = open_session(graph.model, session, _arrays(graph, checkpoint))
             release_freed_memory()
-            sessions.append((opened, graph.counts_saturation))
+            sessions.append((opened, graph))
             done += len(layers)
             progress(done, total)
         head, embedding = None, None
@@ -146,9 +145,11 @@ class OnnxExecutor:
             if embedding.shape != (spec.vocab_size, spec.hidden_size):
                 raise BadCheckpoint(f"model.embed_tokens.weight: {embedding.shape} differs from config.json")
         # Pools come last: until then their memory is room for the weights that are there twice while a block loads.
+        residuals = max(len(graph.residuals) for _, graph in sessions)
+        buffers = StepBuffers(settings.slots, spec.hidden_size, residuals)
         blocks = [
-            OnnxBlock(number, opened, counts, BlockMemory(KvPool(layers, layout, element, device), tables, buffers))
-            for number, (layers, (opened, counts)) in enumerate(zip(ranges, sessions, strict=True))
+            OnnxBlock(number, opened, graph, BlockMemory(KvPool(layers, layout, element, device), tables, buffers))
+            for number, (layers, (opened, graph)) in enumerate(zip(ranges, sessions, strict=True))
         ]
         return cls(spec, settings, _Parts(blocks, head, embedding, buffers))
 

@@ -24,7 +24,7 @@ def block() -> OnnxBlock:
     tables = rotation_tables(SMALL, LAYOUT.capacity)
     shared = {name: shared_value(table, "cpu") for name, table in zip(("cos", "sin"), tables, strict=True)}
     buffers = StepBuffers(LAYOUT.slots, SMALL.hidden_size)
-    return OnnxBlock(0, session, False, BlockMemory(KvPool(layers, LAYOUT, np.float32, "cpu"), shared, buffers))
+    return OnnxBlock(0, session, graph, BlockMemory(KvPool(layers, LAYOUT, np.float32, "cpu"), shared, buffers))
 
 
 def test_buffers_take_turns_and_keep_their_place() -> None:
