@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+OLD_RUNTIME := 1.23.2
 # What an installation depends on: when one of these changes, the next target installs again.
 SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/kernels.cpp)
 # The build of the extension is pinned too; newer pips read the second variable for it, older ones the first.
@@ -41,8 +42,13 @@ demo: $(VENV)/.installed ## One model across three agents on this machine, and t
 
 test: ctest pytest ## The whole test suite
 
-pytest: $(VENV)/.installed-dev
-	$(PY) -m pytest $(PYTEST_ARGS)
+pytest: $(VENV)/.installed-dev build/onnxruntime-$(OLD_RUNTIME)
+	EDGE_OLD_RUNTIME=$(CURDIR)/build/onnxruntime-$(OLD_RUNTIME) $(PY) -m pytest $(PYTEST_ARGS)
+
+# The newest ONNX Runtime for JetPack 6 on Python 3.10: parity is tested on it too.
+build/onnxruntime-$(OLD_RUNTIME): | $(VENV)/.installed-dev
+	@$(PY) -m pip install -q --no-deps --target $@.part onnxruntime==$(OLD_RUNTIME)
+	@mv $@.part $@
 
 ctest: ## The kernels' own tests, on every instruction set of this machine
 	cmake -S . -B build/ctest -DEDGE_NATIVE_MODULE=OFF -DEDGE_NATIVE_TESTS=ON -DEDGE_DEVELOPER=ON

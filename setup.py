@@ -24,8 +24,9 @@ class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
         build = Path(self.build_temp).resolve() / "native"
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        # cmake and ninja may be installed beside this interpreter only.
-        env = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+        # cmake and ninja may be installed beside this interpreter only. They come last: pip's cmake is a Python script
+        # that does not find its own module in an isolated build.
+        env = {**os.environ, "PATH": os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])}
         configure = ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
         configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
         configure += [f"-DEDGE_NATIVE_OUTPUT={output}", *shlex.split(os.environ.get("CMAKE_ARGS", ""))]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,17 +122,22 @@ def test_chunks_of_any_size_above_one_are_bit_equal(quantization: Quantization, 
 
 
 @pytest.mark.skipif(
-    "EDGE_ORT_OLD_PYTHON" not in os.environ,
-    reason="EDGE_ORT_OLD_PYTHON does not name a Python that has onnxruntime 1.23.2",
+    "EDGE_OLD_RUNTIME" not in os.environ,
+    reason="EDGE_OLD_RUNTIME does not name a directory with onnxruntime 1.23.2 (make test makes it)",
 )
 @pytest.mark.timeout(300)
 def test_passes_on_the_oldest_supported_onnx_runtime() -> None:
-    """This file once more under another interpreter; JetPack 6 goes no further than 1.23.2."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_ORT", "PYTEST"))}
-    # That interpreter has pytest and torch, but none of the plugins the suite's own settings name.
-    options = ["-q", "--noconftest", "-c", os.devnull, "--rootdir", str(ROOT), "--import-mode=importlib"]
-    command = [os.environ["EDGE_ORT_OLD_PYTHON"], "-m", "pytest", *options, "-p", "no:cacheprovider", __file__]
+    """This file once more with another ONNX Runtime before ours on the path; JetPack 6 goes no further than 1.23.2."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_OLD", "PYTEST"))}
+    path = os.pathsep.join([os.environ["EDGE_OLD_RUNTIME"], str(ROOT)])
+    check = "import onnxruntime, sys; sys.exit(onnxruntime.__version__ != '1.23.2')"
+    subprocess.run([sys.executable, "-c", check], env=environment | {"PYTHONPATH": path}, check=True)
     done = subprocess.run(
-        command, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env=environment | {"PYTHONPATH": path},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
