@@ -23,6 +23,7 @@ from agent.wire.messages import (
     MicroBatchClosed,
     MicroBatchOpened,
     OpenMicroBatch,
+    Sampling,
     SessionEnded,
     SessionFailed,
     StageAddress,
@@ -31,7 +32,7 @@ from agent.wire.messages import (
 from agent.wire.round_trip import PING_INTERVAL_S
 from planner.types import LayerRange
 from tests.fakes.fake_executor import HIDDEN, FakeExecutor
-from tests.fakes.ring import session, three_stages
+from tests.fakes.ring import Ring, session, three_stages
 
 LAYERS = LayerRange(0, 2)
 CONTEXT = 32
@@ -294,3 +295,17 @@ def test_the_same_calls_give_the_same_effects() -> None:
         return [*(parts(effect.frame)[0].hex() for effect in sent), *map(repr, ring.events)]
 
     assert play() == play()
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_a_penalty_counts_what_was_generated_and_a_new_session_starts_at_zero(devices: int) -> None:
+    ring = three_stages() if devices == 3 else Ring(6)
+    if devices == 1:
+        ring.add_device("a", LayerRange(0, 6))
+        ring.open_micro_batch(1, 1, "a")
+    for name in ("s1", "s2"):
+        opened = session(name, [1, 2, 3], 20, sampling=Sampling(temperature=0.0, presence_penalty=1000.0))
+        ring.open_session("a", opened)
+        ring.settle()
+        assert ring.tokens(name) == ring.expected(opened)
+        assert len(set(ring.tokens(name))) == 20
