@@ -25,7 +25,7 @@ from agent.log import configure
 from agent.micro_batch import NOTHING_LOADED, ModelShape
 from agent.stage import Stage
 from agent.wire import codec, messages
-from agent.wire.codec import FrameKind
+from agent.wire.codec import CodecId, FrameKind
 from agent.wire.control_plane import ControlClient
 from agent.wire.data_plane import DataPlane
 from agent.wire.events import (
@@ -86,6 +86,8 @@ class Worker:
         self._stage = self._empty_stage()
         self._loaded: LoadedModel | None = None
         self._jobs: deque[Job] = deque()
+        self._emitted: list[FromSource] = []
+        """Events for the coordinator that have not left yet."""
         self._tick = 0
         self._reported_s = 0.0
         self._stopping = False
@@ -100,6 +102,8 @@ class Worker:
         self._channel.send(WorkerReady(self._plane.endpoint, self._provider))
         try:
             while not self._stopping:
+                if not self._jobs:
+                    self._emit()
                 for event in self._plane.poll(0 if self._jobs else POLL_MS):
                     self._on_event(event)
                 # Before the run, which may take longer than any deadline: what came meanwhile has been read by now.
@@ -110,6 +114,7 @@ class Worker:
             logger.warning("supervisor_gone")
         finally:
             self._unload()
+            self._emit()
             self._coordinator.close()
             self._plane.close()
 
@@ -207,7 +212,7 @@ class Worker:
                 case Run(job):
                     self._jobs.append(job)
                 case Emit(message):
-                    self._emit(message)
+                    self._emitted.append(message)
                 case Reply(origin, frame):
                     self._plane.reply(origin, codec.encode(frame, kernels.crc32c))
                 case Notify(notice):
@@ -229,13 +234,19 @@ class Worker:
             self._telemetry.add("decode_frames_sent")
             self._telemetry.add("decode_bytes_sent", size)
 
-    def _emit(self, message: FromSource) -> None:
-        # A message that cannot leave now is asked for again: the stage keeps every session's events.
-        self._coordinator.send(messages.encode(message))
+    def _emit(self) -> None:
+        """Tell the coordinator what has happened. What cannot leave now it asks for again: the stage keeps it."""
+        for message in self._emitted:
+            self._coordinator.send(messages.encode(message))
+        self._emitted.clear()
 
     def _run_job(self, job: Job) -> None:
         if self._loaded is None:
             return
+        # A token's event leaves while the next stage computes, not before this one does: on a route of several stages
+        # nobody then waits for it. A route of one has no such moment.
+        if job.outgoing is CodecId.NONE:
+            self._emit()
         try:
             outcome = step.run(job, self._loaded.executor, time.monotonic)
         except Exception as problem:  # whatever the runtime raises costs this micro-batch, not the process

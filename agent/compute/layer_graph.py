@@ -45,8 +45,9 @@ def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> B
     ]
     writer.outputs.append(helper.make_tensor_value_info("hidden_out", TensorProto.FLOAT, ["n", "s", spec.hidden_size]))
     for table in ("cos", "sin"):
-        shape = [options.capacity, spec.rotary_dim // 2]
-        writer.inputs.append(helper.make_tensor_value_info(table, writer.element, shape))
+        writer.inputs.append(
+            helper.make_tensor_value_info(table, writer.element, [options.capacity, spec.rotary_dim // 2])
+        )
     x = "hidden"
     residuals: list[str] = []
     for layer in layers:
@@ -55,7 +56,7 @@ def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> B
         x = summed if last else _write_rounding(writer, summed, options.boundary, residuals)
     weights = tuple(writer.weights.values())
     if residuals and options.features.counts_on_host:
-        shape = ["n", "s", spec.hidden_size]
+        shape: list[str | int | None] = ["n", "s", spec.hidden_size]
         writer.outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in residuals]
         return BlockGraph(writer.model(f"layers {layers}"), weights, residuals=tuple(residuals))
     if residuals:
