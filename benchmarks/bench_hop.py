@@ -89,9 +89,17 @@ def receive(plane: DataPlane) -> list[Buffer]:
                 return event.parts
 
 
-def wait_connected(plane: DataPlane, peer: str) -> None:
-    while not any(isinstance(event, Connected) and event.peer == peer for event in plane.poll(None)):
+def wait_connected(plane: DataPlane) -> None:
+    """Until this process is connected; nothing may come before that, so the parent waits for its message."""
+    while not any(isinstance(event, Connected) for event in plane.poll(None)):
         pass
+
+
+def wait_ready(plane: DataPlane) -> None:
+    """Until this process is connected and the other one, once it is, has said so."""
+    missing: set[type] = {Connected, Received}
+    while missing:
+        missing -= {type(event) for event in plane.poll(None)}
 
 
 def echo() -> None:
@@ -101,7 +109,8 @@ def echo() -> None:
     with closing(DataPlane(KeyPair(told["public"], told["secret"]), allow, "tcp://127.0.0.1:0")) as plane:
         print(plane.endpoint, flush=True)
         plane.connect("parent", told["peer_endpoint"], told["peer_key"])
-        wait_connected(plane, "parent")
+        wait_connected(plane)
+        plane.send("parent", [b"ready"])
         while True:
             parts = receive(plane)
             if len(parts) == 1:
@@ -227,7 +236,7 @@ def run(rounds: int) -> list[Hop]:
     ):
         plane.connect("echo", echo_endpoint, theirs.public)
         bare.connect(bare_endpoint, theirs.public)
-        wait_connected(plane, "echo")
+        wait_ready(plane)
         hops = [measure(plane, bare, tokens, rounds if tokens < 128 else rounds // 10) for tokens in TOKENS]
         plane.send("echo", [b"."])
         bare.send([b"."])

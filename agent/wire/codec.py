@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, NamedTuple
 
@@ -96,8 +95,7 @@ class Answered(NamedTuple):
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """One data frame. `shape` is (rows, tokens per row, hidden size), zeros where there are no hidden states."""
 
     kind: FrameKind

@@ -8,9 +8,9 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from agent.wire import codec
 from agent.wire.codec import Buffer, Frame, FrameKind
