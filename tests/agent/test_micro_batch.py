@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,7 +121,7 @@ def prefill(row: int, generation: int, position: int, tokens: int, step: int, *,
 
 
 def decode(rows: tuple[RowRef, ...], step: int) -> Frame:
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         prefill(0, 0, 0, 1, step), kind=FrameKind.DECODE, rows=rows, sample=True, shape=(len(rows), 1, HIDDEN)
     )
 
@@ -144,13 +145,13 @@ def test_a_run_covers_the_rows_and_an_idle_one_between_computes_at_its_own_posit
 def test_the_last_stage_samples_with_what_each_row_was_opened_with() -> None:
     opened = opening(route(2, 6))
     one = MicroBatch(opened, place_of("b", opened, shape()), shape(), 0)
-    first = one.job_for_frame(dataclasses.replace(prefill(0, 1, 0, 3, 0, opens=True), sample=True), 0.0)
-    second = one.job_for_frame(dataclasses.replace(prefill(1, 1, 0, 3, 1, opens=True), sample=True), 0.0)
+    first = one.job_for_frame(msgspec.structs.replace(prefill(0, 1, 0, 3, 0, opens=True), sample=True), 0.0)
+    second = one.job_for_frame(msgspec.structs.replace(prefill(1, 1, 0, 3, 1, opens=True), sample=True), 0.0)
     first.choosers[0].generated[5] += 1
     both = one.job_for_frame(decode((RowRef(0, 1, 3), RowRef(1, 1, 3)), 2), 0.0)
     assert both.choosers == (first.choosers[0], second.choosers[0])
     assert [chooser.sampling.seed for chooser in both.choosers] == [0, 1]
-    reused = one.job_for_frame(dataclasses.replace(prefill(0, 2, 0, 3, 3, opens=True), sample=True), 0.0)
+    reused = one.job_for_frame(msgspec.structs.replace(prefill(0, 2, 0, 3, 3, opens=True), sample=True), 0.0)
     assert reused.choosers[0].generated == {}, "a row's next session starts afresh"
     assert first.choosers[0].generated == {5: 1}, "and a run of the former one still counts its own"
     assert one.job_for_frame(prefill(0, 2, 3, 3, 4), 0.0).choosers == ()
@@ -161,14 +162,14 @@ def test_the_frame_behind_a_run_carries_on_what_came() -> None:
     frame = prefill(1, 5, 0, 4, 0, opens=True)
     job = one.job_for_frame(frame, 1.0)
     behind = one.frame_after(job, Outcome(payload=b"p", shape=(1, 4, HIDDEN)), 1.5)
-    assert behind == dataclasses.replace(
+    assert behind == msgspec.structs.replace(
         frame, start_layer=4, payload=b"p", held_us=500_010, sent_ns=1_500_000_000, shape=(1, 4, HIDDEN)
     )
 
 
 def test_the_last_stage_answers_and_the_source_holds_nothing() -> None:
     last = micro_batch("c")
-    job = last.job_for_frame(dataclasses.replace(prefill(1, 5, 0, 4, 0, opens=True), start_layer=4), 1.0)
+    job = last.job_for_frame(msgspec.structs.replace(prefill(1, 5, 0, 4, 0, opens=True), start_layer=4), 1.0)
     answer = last.frame_after(job, Outcome(), 1.0)
     assert (answer.kind, answer.rows, answer.shape) == (FrameKind.ANSWER, job.rows, (0, 0, 0))
     assert decode_answers(answer.payload) == ()

@@ -7,11 +7,12 @@ itself: `actions` says what could happen next, `perform` does one of them, `sett
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from agent import step
 from agent.compute.kernels import crc32c
@@ -243,7 +244,7 @@ class Ring:
     def edit_frame(self, device: str, peer: str, **fields: object) -> None:
         """Change fields of the first frame under way, checksum and all: what a peer with a bug would send."""
         frames = self.links[device, peer].frames
-        frame = dataclasses.replace(codec.decode(frames[0], crc32c), **fields)  # type: ignore[arg-type]
+        frame = msgspec.structs.replace(codec.decode(frames[0], crc32c), **fields)  # type: ignore[arg-type]
         frames[0] = codec.encode(frame, crc32c)
 
     def first_frame(self, device: str, peer: str) -> Frame:

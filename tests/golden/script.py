@@ -7,7 +7,6 @@ methods of `Scene`, with dashes for underscores: `deliver a b`, `open-session s1
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Run, Send
 from agent.wire import codec
@@ -213,7 +212,7 @@ class Scene:
         self.ring.perform(action)
 
     def _first(self, device: str, peer: str, fault: Callable[[str, str], None]) -> Frame:
-        frame = replace(self.ring.first_frame(device, peer))
+        frame = self.ring.first_frame(device, peer)
         fault(device, peer)
         return frame
 
