@@ -5,7 +5,6 @@ ONNX Runtime and onnx are imported here, on the first load: an agent without a m
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from agent.compute.checkpoint import Checkpoint, find_model
 from agent.compute.model_digest import model_digest
 from agent.config import AgentConfig
-from agent.device.sensors.host import core_processors, model_memory_bytes
+from agent.device.sensors.host import model_memory_bytes, physical_cores
 from agent.errors import ConfigError, ModelMismatch, OutOfMemory
 from agent.wire.messages import Load
 from planner.memory import memory_breakdown
@@ -59,14 +58,6 @@ def load_model(request: Load, config: AgentConfig, provider: str, progress: Prog
     from agent.compute.provider_probe import session_settings
     from agent.compute.self_check import is_batch_invariant
 
-    processors = core_processors() if config.pinned else ()
-    session = session_settings(
-        provider,
-        threads=config.threads or len(core_processors()),
-        spin=config.spinning,
-        spin_duration_us=config.spin_duration_us,
-        processors=processors,
-    )
     settings = ExecutorSettings(
         resident=resident,
         slots=request.slots,
@@ -74,12 +65,14 @@ def load_model(request: Load, config: AgentConfig, provider: str, progress: Prog
         quantization=request.quantization,
         block_size=request.block_size,
         boundary=request.boundary,
-        session=session,
+        session=session_settings(
+            provider,
+            threads=config.threads or physical_cores(),
+            spin=config.spinning,
+            spin_duration_us=config.spin_duration_us,
+        ),
     )
     executor = OnnxExecutor.load(checkpoint, settings, progress)
-    if session.processors:
-        # Only this thread, which runs the sessions; the sockets' threads go where there is room.
-        os.sched_setaffinity(0, {session.processors[0]})
     return LoadedModel(request, executor, memory, is_batch_invariant(executor))
 
 

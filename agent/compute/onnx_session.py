@@ -42,15 +42,10 @@ class SessionSettings:
     pools of all blocks spin against each other. docs/log.md, 2026-11-21, has the measurement."""
     spin_duration_us: int = 0
     """How long they spin before they sleep (ONNX Runtime 1.26 and later); 0 leaves its own limit."""
-    processors: tuple[int, ...] = ()
-    """Processor of each thread, the one that runs sessions first; empty leaves them to the scheduler, which after a
-    pause wakes two threads on one core often enough to matter (docs/log.md, 2026-11-21)."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise ValueError(f"threads is {self.threads}, must be at least 1")
-        if len(self.processors) not in (0, self.threads):
-            raise ValueError(f"{len(self.processors)} processors for {self.threads} threads")
 
     @property
     def provider(self) -> str:
@@ -133,9 +128,6 @@ def _options(settings: SessionSettings) -> ort.SessionOptions:
     }
     if settings.spinning == "within_runs":
         entries["session.force_spinning_stop"] = "1"
-    if len(settings.processors) > 1:
-        # Of the pool's own threads, without the calling one; ONNX Runtime counts processors from 1.
-        entries["session.intra_op_thread_affinities"] = ";".join(str(p + 1) for p in settings.processors[1:])
     if settings.spin_duration_us:
         entries["session.intra_op.spin_duration_us"] = str(settings.spin_duration_us)
     if not settings.on_cpu:

@@ -63,22 +63,10 @@ def choose_provider(wanted: str) -> str:
     return wanted
 
 
-def session_settings(
-    provider: str,
-    *,
-    threads: int,
-    spin: bool = False,
-    spin_duration_us: int = 0,
-    processors: tuple[int, ...] = (),
-) -> SessionSettings:
-    """Settings for every session of an executor on `provider`; `spin` lets threads spin between runs, too.
-
-    Threads get a processor each when there are as many `processors` (one per core): fewer threads than cores are a
-    device shared with others, whose threads the scheduler places better.
-    """
+def session_settings(provider: str, *, threads: int, spin: bool = False, spin_duration_us: int = 0) -> SessionSettings:
+    """Settings for every session of an executor on `provider`; `spin` lets threads spin between runs, too."""
     spinning: Spinning = "always" if spin else "within_runs"
-    placed = processors if len(processors) == threads else ()
-    return SessionSettings(threads, _runtime_names(provider), spinning, spin_duration_us, placed)
+    return SessionSettings(threads, _runtime_names(provider), spinning, spin_duration_us)
 
 
 def probe(provider: str) -> None:

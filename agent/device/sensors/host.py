@@ -56,18 +56,11 @@ def parse_meminfo(text: str) -> dict[str, int]:
 
 def physical_cores(root: Path = _ROOT, usable: Iterable[int] | None = None) -> int:
     """Cores this process may run on, hardware threads of one core counted once."""
-    return max(1, len(core_processors(root, usable)))
-
-
-def core_processors(root: Path = _ROOT, usable: Iterable[int] | None = None) -> tuple[int, ...]:
-    """One processor of each core this process may run on, in rising order; every processor where cores are unknown."""
     if usable is None:
         usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    first_of: dict[str, int] = {}
-    for processor in sorted(usable):
-        siblings = _text(root / f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
-        first_of.setdefault(siblings or f"processor {processor}", processor)
-    return tuple(first_of.values())
+    processors = list(usable)
+    siblings = {_text(root / f"sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list") for n in processors}
+    return len(siblings) if "" not in siblings else max(1, len(processors))
 
 
 def boot_id(root: Path = _ROOT) -> str:

@@ -47,18 +47,6 @@ def test_shared_values_lie_over_the_array() -> None:
 def test_threads_are_checked() -> None:
     with pytest.raises(ValueError, match="threads is 0"):
         SessionSettings(0)
-    with pytest.raises(ValueError, match="1 processors for 2 threads"):
-        SessionSettings(2, processors=(0,))
-
-
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor: nothing to choose from")
-def test_the_pools_threads_stay_on_their_processors() -> None:
-    first, second = sorted(os.sched_getaffinity(0))[:2]
-    before = set(os.listdir("/proc/self/task"))
-    session = open_session(product(), SessionSettings(2, processors=(first, second)), [{"w": np.eye(4, dtype="f4")}])
-    started = [int(thread) for thread in set(os.listdir("/proc/self/task")) - before]
-    assert [os.sched_getaffinity(thread) for thread in started] == [{second}]
-    assert session.run(None, {"x": np.ones((1, 4), np.float32)})[0].sum() == 4
 
 
 def test_telemetry_is_off_before_the_runtime_is_imported() -> None:

@@ -67,8 +67,6 @@ def test_settings_name_the_providers() -> None:
     assert session_settings("tensorrt", threads=3).providers[0] == TENSORRT
     assert session_settings("cpu", threads=3) == SessionSettings(3, (CPU,), "within_runs")
     assert session_settings("cpu", threads=1, spin=True, spin_duration_us=9).spinning == "always"
-    assert session_settings("cpu", threads=2, processors=(0, 4)).processors == (0, 4)
-    assert session_settings("cpu", threads=3, processors=(0, 4)).processors == ()
 
 
 def test_window_is_measured() -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from agent.device.sensors.host import (
     board_model,
     boot_id,
-    core_processors,
     has_nvidia_device,
     memory_available_bytes,
     memory_total_bytes,
@@ -76,12 +75,10 @@ def test_hardware_threads_count_once(tmp_path: Path) -> None:
         put(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", siblings + "\n")
     assert physical_cores(tmp_path, usable=range(4)) == 2
     assert physical_cores(tmp_path, usable=[1]) == 1
-    assert core_processors(tmp_path, usable=[3, 2, 1]) == (1, 2)
 
 
 def test_without_topology_every_processor_counts(tmp_path: Path) -> None:
     assert physical_cores(tmp_path, usable=range(6)) == 6
-    assert core_processors(tmp_path, usable=range(6)) == tuple(range(6))
 
 
 def test_the_board_names_itself(tmp_path: Path) -> None:
