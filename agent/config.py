@@ -76,10 +76,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Execution provider of ONNX Runtime. `auto` takes CUDA if a real inference passes on it, the CPU otherwise."""
 
     spinning: bool = False
-    """Let ONNX Runtime's threads spin while they wait: quicker after an idle gap, at the price of a busy core."""
+    """Let ONNX Runtime's threads spin between runs too, not only within them, at the price of busy cores."""
 
     spin_duration_us: int = 0
-    """How long a waiting thread spins before it sleeps, when `spinning` is on. 0: ONNX Runtime's default."""
+    """How long a waiting thread spins before it sleeps. 0: ONNX Runtime's default."""
 
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto` writes JSON lines under systemd and key=value elsewhere."""
