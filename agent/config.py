@@ -48,7 +48,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Directory of model directories (Hugging Face layout). A model is served by the name of its directory."""
 
     cache_dir: Path = msgspec.field(default_factory=_cache_home)
-    """Quantized layers and content digests; may be deleted at any time."""
+    """Content digests of weight files; may be deleted at any time."""
 
     key_file: Path = Path("agent.key")
     """Secret CURVE key of this device, made by `edge-agent init`; readable by its owner only."""
