@@ -88,6 +88,8 @@ class Worker:
         self._jobs: deque[Job] = deque()
         self._emitted: list[FromSource] = []
         """Events for the coordinator that have not left yet."""
+        self._handshakes_refused = 0
+        """How many of the data plane's are in the telemetry already."""
         self._tick = 0
         self._reported_s = 0.0
         self._stopping = False
@@ -124,12 +126,15 @@ class Worker:
         now = time.monotonic()
         match event:
             case Received(origin, device, parts):
+                self._telemetry.add("frames_received")
                 self._perform(self._stage.on_parts(origin, device, parts, now))
             case Replied(peer, parts):
                 self._perform(self._stage.on_replied(peer, parts, now))
             case Connected(peer, again):
                 logger.info("peer_connected", extra={"peer": peer, "again": again})
-                self._perform(self._stage.on_connected(peer))
+                kept = self._stage.on_connected(peer)
+                self._telemetry.add("frames_resent", len(kept))
+                self._perform(kept)
             case Disconnected(peer):
                 logger.warning("peer_disconnected", extra={"peer": peer})
             case Refused(peer):
@@ -199,6 +204,9 @@ class Worker:
     def _report(self, now: float, busy: str = "") -> None:
         self._reported_s = now
         self._tick += 1
+        refused = self._plane.handshakes_refused
+        self._telemetry.add("handshakes_refused", refused - self._handshakes_refused)
+        self._handshakes_refused = refused
         resident = self._loaded.memory_bytes if self._loaded else 0
         self._channel.send(WorkerTick(self._tick, busy, resident, self._telemetry.snapshot()))
 
