@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agent.effects import Job, Outcome, RowSampling
 from agent.errors import AgentError
@@ -128,8 +128,35 @@ class MicroBatch:
     def job_for_frame(self, frame: Frame, now: float) -> Job:
         """The run that an accepted frame asks for."""
         assert self.incoming is not None
+        return self._job(
+            frame,
+            self.incoming.idle_position,
+            now,
+            payload=frame.payload,
+            codec=frame.codec,
+            shape=frame.shape,
+            answered=frame.answered,
+            held_us=frame.held_us,
+        )
+
+    def job_for_next(self, following: NextFrame, now: float) -> Job:
+        """The run of the source's own layers for the next frame of its token loop."""
+        assert self.loop is not None
+        idle = {session.row: session.position for session in self.loop.running()}
+        return self._job(
+            following,
+            lambda row: idle.get(row, 0),
+            now,
+            tokens=following.tokens,
+            shape=(len(following.rows), len(following.tokens[0]), self._hidden_size),
+            answered=self.loop.answered,
+        )
+
+    def _job(self, frame: Frame | NextFrame, idle_position: Callable[[int], int], now: float, **given: Any) -> Job:
+        """What the runs of a received and of the source's own frame have in common; `given` is the rest."""
         self._open_rows(frame.openings)
-        first, positions, active = _covering(frame.rows, self.incoming.idle_position)
+        first, positions, active = _covering(frame.rows, idle_position)
+        is_last = self.place.is_last
         return Job(
             kind=frame.kind,
             micro_batch=self.id,
@@ -141,41 +168,11 @@ class MicroBatch:
             first_slot=self.first_slot + first,
             positions=positions,
             active=active,
-            payload=frame.payload,
-            codec=frame.codec,
-            shape=frame.shape,
-            outgoing=CodecId.NONE if self.place.is_last else self.codec,
-            choosers=self._choosers_of(frame.rows) if frame.sample and self.place.is_last else (),
+            outgoing=CodecId.NONE if is_last else self.codec,
+            choosers=self._choosers_of(frame.rows) if frame.sample and is_last else (),
             openings=frame.openings,
-            answered=frame.answered,
-            held_us=frame.held_us,
             arrived_s=now,
-        )
-
-    def job_for_next(self, following: NextFrame, now: float) -> Job:
-        """The run of the source's own layers for the next frame of its token loop."""
-        assert self.loop is not None
-        self._open_rows(following.openings)
-        idle = {session.row: session.position for session in self.loop.running()}
-        first, positions, active = _covering(following.rows, lambda row: idle.get(row, 0))
-        return Job(
-            kind=following.kind,
-            micro_batch=self.id,
-            epoch=self.epoch,
-            step=following.step,
-            rows=following.rows,
-            sample=following.sample,
-            layers=self.place.layers,
-            first_slot=self.first_slot + first,
-            positions=positions,
-            active=active,
-            tokens=following.tokens,
-            shape=(len(following.rows), len(following.tokens[0]), self._hidden_size),
-            outgoing=CodecId.NONE if self.place.is_last else self.codec,
-            choosers=self._choosers_of(following.rows) if following.sample and self.place.is_last else (),
-            openings=following.openings,
-            answered=self.loop.answered,
-            arrived_s=now,
+            **given,
         )
 
     def _open_rows(self, openings: tuple[Opening, ...]) -> None:
