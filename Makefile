@@ -81,8 +81,12 @@ golden: $(VENV)/.installed-dev ## Rewrite the golden scripts; commit only what y
 campaign: $(VENV)/.installed-dev ## The property tests with many random examples (EDGE_CAMPAIGN_EXAMPLES=3000)
 	EDGE_HYPOTHESIS_PROFILE=campaign $(PY) -m pytest -p no:timeout -m "not cluster" $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-dev ## Every benchmark; results go to benchmarks/results
-	@for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(PY) $$bench; done
+bench: $(VENV)/.installed-dev ## Every benchmark into benchmarks/results (PEERS_PYTHON=… has onnxruntime-genai, llama-cpp-python and gguf)
+	@for bench in benchmarks/bench_*.py; do \
+		name=$${bench##*/bench_}; name=$${name%.py}; echo "== $$name"; \
+		peers=; if [ $$name = decode ]; then peers="$(if $(PEERS_PYTHON),--peers-python $(PEERS_PYTHON))"; fi; \
+		$(PY) $$bench --out benchmarks/results/$$name.json $$peers; \
+	done
 
 wheel: $(VENV)/.installed-dev ## sdist and wheel in dist/
 	$(PY) -m build --outdir dist .
