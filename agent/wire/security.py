@@ -38,8 +38,13 @@ class KeyPair:
 
 
 def generate_keys() -> KeyPair:
-    """A fresh X25519 key pair from the operating system's randomness."""
+    """A fresh X25519 key pair from the operating system's randomness.
+
+    One key in 85 begins with a dash in Z85, and no command line could take it for anything but an option: not used.
+    """
     public, secret = zmq.curve_keypair()
+    while public.startswith(b"-"):
+        public, secret = zmq.curve_keypair()
     return KeyPair(public.decode(), secret.decode())
 
 

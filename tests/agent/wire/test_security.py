@@ -190,3 +190,7 @@ def test_zap_answers(asked: tuple[zmq.Socket[bytes], Gatekeeper, KeyPair]) -> No
         reply = client.recv_multipart()
         assert (reply[2], reply[4]) == (b"400", b"")
     assert gatekeeper.refused == len(wrong)
+
+
+def test_no_public_key_looks_like_an_option() -> None:
+    assert not any(generate_keys().public.startswith("-") for _ in range(1000))
