@@ -40,7 +40,7 @@ from agent.wire.messages import (
 )
 from edgectl.deploy import Deployment, Order, Phase, naming
 from edgectl.devices import DeviceEvent, DeviceTable
-from edgectl.effects import Effect, Loading, Notice, Send, SendSource
+from edgectl.effects import Effect, Loading, Notice, Ready, Send, SendSource
 from edgectl.engine import EngineError, Health
 from edgectl.epochs import Epochs
 from edgectl.sessions import SessionTable
@@ -63,6 +63,8 @@ class Cluster:
         self.sessions = SessionTable()
         self._version = version
         self._alive_sent = float("-inf")
+        self._unannounced: Ready | None = None
+        """A plan that runs, but whose source's worker has not connected yet: it may be later than its supervisor."""
 
     @property
     def is_ready(self) -> bool:
@@ -270,8 +272,15 @@ class Cluster:
         origin = source.worker_origin if source is not None else None
         resolved: list[Effect] = []
         for effect in effects:
-            if not isinstance(effect, SendSource):
+            if isinstance(effect, Ready):
+                self._unannounced = effect
+            elif not isinstance(effect, SendSource):
                 resolved.append(effect)
             elif origin is not None:
                 resolved.append(Send(origin, effect.message))
+        if self.deployment.phase is not Phase.READY:
+            self._unannounced = None
+        if self._unannounced is not None and self.is_ready:
+            resolved.append(self._unannounced)
+            self._unannounced = None
         return resolved

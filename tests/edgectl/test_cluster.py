@@ -25,7 +25,7 @@ from agent.wire.messages import (
 )
 from edgectl.cluster import Inbound
 from edgectl.deploy import Phase
-from edgectl.effects import Send
+from edgectl.effects import Ready, Send
 from edgectl.engine import EngineError
 from tests.fakes.fake_agents import NAMES, Agent, Scene
 
@@ -144,6 +144,19 @@ def test_a_connection_that_broke_costs_no_session() -> None:
     tokens = [event for event in scene.read[session] if isinstance(event, TokenEvent)]
     assert [event.index for event in tokens] == [0, 1, 2]
     assert isinstance(scene.read[session][-1], SessionEnded)
+
+
+def test_the_plan_is_announced_when_the_sources_worker_is_there_too() -> None:
+    scene = Scene()
+    effects = [e for name in NAMES for e in scene.say(name, scene.agents[name].hello())]
+    scene.settle()
+    assert not any(isinstance(effect, Ready) for effect in effects)
+    assert not scene.cluster.is_ready
+    for name in ("b", "c"):
+        assert not any(isinstance(e, Ready) for e in scene.say(name, WorkerHello(PROTOCOL_VERSION, name), worker=True))
+    announced = scene.say("a", WorkerHello(PROTOCOL_VERSION, "a"), worker=True)
+    assert [type(effect) for effect in announced].count(Ready) == 1
+    assert scene.cluster.is_ready
 
 
 def test_a_heartbeat_before_the_hello_means_nothing() -> None:
