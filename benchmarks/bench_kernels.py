@@ -8,19 +8,14 @@ reads and writes together as many bytes as packing does.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+from report import write_report
 
 from agent.compute import kernels
 from agent.compute.kernels import Implementation
@@ -177,54 +172,13 @@ def damage_groups() -> list[Group]:
     return groups
 
 
-def machine() -> dict[str, object]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "commit": commit.stdout.strip(),
-    }
-
-
-def table(results: list[Result]) -> str:
-    header = ("operation", "kernel", "median us", "GB/s", "against", "ratio", "target")
-    rows = [header]
-    for r in results:
-        ratio = "" if r.ratio is None else f"{r.ratio:.2f}"
-        target = (
-            ""
-            if r.target is None or r.ratio is None
-            else f">= {r.target:g} {'ok' if r.ratio >= r.target else 'MISSED'}"
-        )
-        rows.append((r.operation, r.kernel, f"{r.median_us:,.2f}", f"{r.gb_per_s:.1f}", r.reference, ratio, target))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the native kernels against memcpy, NumPy and torch.")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     arguments = parser.parse_args()
     results = [result for group in [*wire_groups(), *damage_groups()] for result in measure(group)]
-    print(table(results))
-    if arguments.out:
-        report = {
-            "benchmark": "kernels",
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "command": " ".join(["python", *sys.argv]),
-            "machine": machine(),
-            "active": kernels.active(),
-            "rounds": ROUNDS,
-            "results": [asdict(result) for result in results],
-        }
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    facts = {"active": kernels.active(), "rounds": ROUNDS, "numpy": np.__version__}
+    write_report("kernels", [asdict(result) for result in results], facts, arguments.out)
 
 
 if __name__ == "__main__":

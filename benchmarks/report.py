@@ -69,4 +69,6 @@ def write_report(
 
 
 def _text(value: object) -> str:
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

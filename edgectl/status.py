@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from agent.device.telemetry import REFUSED_PREFIX, HistogramName, mean, quantile
 from agent.wire.messages import Telemetry
+from agent.wire.round_trip import split_wire_s
 from edgectl.cluster import Cluster
 from edgectl.devices import DeviceRecord
 from planner.types import Plan, Stage
@@ -123,7 +124,7 @@ def _split_wire(stages: Sequence[Telemetry | None]) -> list[float | None]:
     # A hop that has not answered a ping yet counts like the average of the others.
     assumed = sum(known) / len(known) if known else 1.0
     weights = [assumed if round_trip is None else round_trip for round_trip in round_trips]
-    return [_ms(total_s * weight / sum(weights)) for weight in weights]
+    return [_ms(part_s) for part_s in split_wire_s(total_s, weights)]
 
 
 def _mean(measured: Telemetry | None, name: HistogramName) -> float | None:
