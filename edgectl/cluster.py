@@ -19,13 +19,16 @@ from typing_extensions import assert_never
 from agent.wire.messages import (
     PROTOCOL_VERSION,
     CoordinatorAlive,
+    DeviceMeasured,
     Failed,
     FromAgent,
     FromSource,
     Heartbeat,
     Hello,
+    LinkMeasured,
     Loaded,
     LoadProgress,
+    MeasureProgress,
     MicroBatchClosed,
     MicroBatchOpened,
     OpenSession,
@@ -45,6 +48,19 @@ from edgectl.engine import EngineError, Health
 from edgectl.epochs import Epochs
 from edgectl.sessions import SessionTable
 
+DeviceMessage = Union[
+    Heartbeat,
+    LoadProgress,
+    Loaded,
+    MicroBatchOpened,
+    MicroBatchClosed,
+    Failed,
+    MeasureProgress,
+    DeviceMeasured,
+    LinkMeasured,
+    WorkerRestarted,
+]
+"""What a supervisor sends after its Hello."""
 Inbound = Union[FromAgent, FromSource]
 
 ALIVE_INTERVAL_S = 1.0
@@ -193,7 +209,7 @@ class Cluster:
     def _on_device_message(
         self,
         device: str,
-        message: Heartbeat | LoadProgress | Loaded | MicroBatchOpened | MicroBatchClosed | Failed | WorkerRestarted,
+        message: DeviceMessage,
         now: float,
     ) -> list[Effect]:
         record = self.devices[device]
@@ -209,8 +225,8 @@ class Cluster:
             return self._on_loaded(device, message)
         if isinstance(message, MicroBatchOpened):
             return self.deployment.on_opened(device, message)
-        if isinstance(message, MicroBatchClosed):
-            return []
+        if isinstance(message, (MicroBatchClosed, MeasureProgress, DeviceMeasured, LinkMeasured)):
+            return []  # Measurements are `edgectl profile`'s; they may come late, from one that was stopped.
         if isinstance(message, Failed):
             return self._on_failed(device, message)
         if isinstance(message, WorkerRestarted):

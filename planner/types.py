@@ -101,6 +101,17 @@ class Allotment:
 
 
 @dataclass(frozen=True, slots=True)
+class StageCost:
+    """What the planner expects of one stage per decoded token, in milliseconds."""
+
+    compute_ms: float
+    hop_ms: float
+    """Behind the stage: hidden states to the next one, or the token back to the source."""
+    wait_ms: float = 0.0
+    """How long a micro-batch stands before the stage when the pipeline is full; 0 for one session."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Which layers run where: what a planner returns, `serve` executes and `bench` measures."""
 
@@ -113,6 +124,9 @@ class Plan:
     routes: tuple[Route, ...]
     allotments: tuple[Allotment, ...]
     predicted: dict[str, float] = field(default_factory=dict)
+    """ms_per_token, time_to_first_token_ms, tokens_per_s, joules_per_token; what is unknown is left out."""
+    costs: tuple[StageCost, ...] = ()
+    """One per stage of the first route, where the planner knows times."""
 
     def allotment(self, device: str) -> Allotment:
         """Raises KeyError for a device the plan does not use."""

@@ -12,6 +12,7 @@ import msgpack
 import msgspec
 
 from agent.errors import BadMessage
+from planner.profile import DeviceProfile, LinkProfile
 from planner.types import BoundaryType, Codec, Quantization
 
 PROTOCOL_VERSION = 1
@@ -151,6 +152,24 @@ class Failed(Message, frozen=True):
     micro_batch: int = -1
 
 
+class MeasureProgress(Message, frozen=True):
+    """A measurement goes on: `what` says in a few words which part is next."""
+
+    what: str
+    done: int
+    total: int
+
+
+class DeviceMeasured(Message, frozen=True):
+    request: int
+    profile: DeviceProfile
+
+
+class LinkMeasured(Message, frozen=True):
+    request: int
+    link: LinkProfile
+
+
 class WorkerRestarted(Message, frozen=True):
     """The worker died and a new one runs: nothing is loaded any more."""
 
@@ -220,6 +239,40 @@ class Unload(Message, frozen=True):
     pass
 
 
+class MeasureDevice(Message, frozen=True):
+    """Time layers of a model on this device, with its own weights or random ones; what was loaded is unloaded first."""
+
+    request: int
+    model: str
+    """Directory below models_dir to take weights from; where there is none they are random."""
+    config: str
+    """The model's config.json."""
+    quantization: Quantization
+    block_size: int
+    boundary: BoundaryType
+    rows: tuple[int, ...]
+    """Decode batch sizes to time."""
+    contexts: tuple[int, ...]
+    """Tokens a row holds when decoding is timed."""
+    prompts: tuple[int, ...]
+    """Lengths of prefill chunks to time."""
+    seconds: float
+    """About how long the whole may take."""
+
+
+class MeasureLink(Message, frozen=True):
+    """Time frames from this device to another one's data endpoint, through transport and codec of serving."""
+
+    request: int
+    peer: str
+    endpoint: str
+    key: str
+    sizes: tuple[tuple[int, int], ...]
+    """(rows or chunk tokens, hidden size) of the hidden states to send, smallest first."""
+    codec: Codec
+    seconds: float
+
+
 class OpenMicroBatch(Message, frozen=True):
     """Reserves `rows` contiguous slots and connects to the next stage; answered before its first frame."""
 
@@ -273,10 +326,13 @@ FromAgent = Union[
     MicroBatchOpened,
     MicroBatchClosed,
     Failed,
+    MeasureProgress,
+    DeviceMeasured,
+    LinkMeasured,
     WorkerRestarted,
 ]
 FromSource = Union[WorkerHello, TokenEvent, SessionEnded, SessionFailed]
-ToAgent = Union[Welcome, Rejected, Load, Unload, OpenMicroBatch, CloseMicroBatch]
+ToAgent = Union[Welcome, Rejected, Load, Unload, OpenMicroBatch, CloseMicroBatch, MeasureDevice, MeasureLink]
 ToSource = Union[CoordinatorAlive, OpenSession, CancelSession, ResumeEvents, Rejected]
 
 HEARTBEAT_INTERVAL_S = 1.0
