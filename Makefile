@@ -14,7 +14,7 @@ INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.
 	PIP_BUILD_CONSTRAINT=$(CURDIR)/constraints.txt $(PY) -m pip install --no-input
 CPP := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp)
 
-.PHONY: help demo test pytest ctest lint format types arch native golden campaign bench wheel clean
+.PHONY: help demo test pytest ctest lint format types arch native golden campaign oracle bench wheel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -80,6 +80,9 @@ golden: $(VENV)/.installed-dev ## Rewrite the golden scripts; commit only what y
 
 campaign: $(VENV)/.installed-dev ## The property tests with many random examples (EDGE_CAMPAIGN_EXAMPLES=3000)
 	EDGE_HYPOTHESIS_PROFILE=campaign $(PY) -m pytest -p no:timeout -m "not cluster" $(PYTEST_ARGS)
+
+oracle: $(VENV)/.installed-dev ## The exact planners against brute force and MILP: 2,000 and 200 random instances
+	EDGE_ORACLE=1 $(PY) -m pytest -p no:timeout -q tests/planner $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-dev ## Every benchmark into benchmarks/results (PEERS_PYTHON=… has onnxruntime-genai, llama-cpp-python and gguf)
 	@for bench in benchmarks/bench_*.py; do \
