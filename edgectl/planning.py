@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgectl.deploy import Order
-from planner.baselines import memory_proportional
+from planner.memory_proportional import memory_proportional
 from planner.model_spec import ModelSpec
 from planner.types import BoundaryType, Codec, Device, Plan, Quantization
 

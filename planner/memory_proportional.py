@@ -1,4 +1,4 @@
-"""Plans that need no measurements: the default of the first release and the baseline of later planners.
+"""Layers in proportion to memory: the plan that needs no measurements, and a baseline of the planners that have them.
 
 Pure arithmetic on integers and fractions, so the same cluster gives the same plan on every machine.
 """

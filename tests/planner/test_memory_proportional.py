@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.baselines import memory_proportional
 from planner.errors import Infeasible
 from planner.memory import memory_bytes
+from planner.memory_proportional import memory_proportional
 from planner.model_spec import ModelSpec, RopeSpec
 from planner.types import Device, LayerRange, Plan
 
