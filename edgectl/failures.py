@@ -67,6 +67,10 @@ def _model(message: str, hint: str) -> Failure:
     return Failure(ExitCode.MODEL, 500, _SERVER, message, hint)
 
 
+def _config(message: str, hint: str) -> Failure:
+    return Failure(ExitCode.CONFIG, 500, _SERVER, message, hint)
+
+
 _WATCH = "`edgectl status` shows each device; the agent's journal says why it stopped"
 _BUG = "this is a bug of ours or a damaged link; the log has the details"
 
@@ -124,6 +128,10 @@ FAILURES: dict[str, Failure] = {
     "model_mismatch": _model("A device has another copy of the model", "copy the same directory to every device"),
     "bad_config_field": _model("The model's config.json is wrong", "compare it with the original"),
     "unsupported_model": _model("The architecture is not supported", "the supported ones are named"),
+    "unknown_name": _config("A name is not known", "the nearest known names are in the message"),
+    "bad_profile": _config("The profile cannot be used", "measure again with `edgectl profile`"),
+    "bad_links": _config("The links file is wrong", "fix the entry that is named"),
+    "bad_plan": _config("The plan file is wrong", "write it again with `edgectl plan --out`"),
     "planner_error": Failure(ExitCode.FAILURE, 500, _SERVER, "No plan could be made", ""),
     "agent_error": Failure(ExitCode.FAILURE, 500, _SERVER, "A device failed", _WATCH),
     "internal_error": Failure(ExitCode.FAILURE, 500, _SERVER, "Something failed inside the server", _BUG),
