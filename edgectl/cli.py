@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from agent.errors import AgentError
 from edgectl.commands.generate import generate
 from edgectl.commands.init import add_device, init
+from edgectl.commands.profile import app as profile_app
 from edgectl.commands.serve import serve
 from edgectl.commands.status import status
 from edgectl.engine import EngineError
@@ -62,6 +63,7 @@ app.command()(generate)
 app.command()(status)
 device_app.command("add")(add_device)
 app.add_typer(device_app, name="device")
+app.add_typer(profile_app, name="profile")
 
 
 def _show_version(wanted: bool) -> None:

@@ -41,6 +41,7 @@ from agent.wire.messages import (
     WorkerHello,
     WorkerRestarted,
 )
+from edgectl.admission import refusal
 from edgectl.deploy import Deployment, Order, Phase, naming
 from edgectl.devices import DeviceEvent, DeviceTable
 from edgectl.effects import Effect, Loading, Notice, Ready, Send, SendSource
@@ -156,21 +157,10 @@ class Cluster:
 
     def _on_first(self, origin: bytes, device: str, message: Hello | WorkerHello, now: float) -> list[Effect]:
         record = self.devices[device]
-        if message.device != device:
-            detail = f"the key belongs to {device}, the agent calls itself {message.device}; set `name` in agent.toml"
-            record.problem = f"not_authorized: calls itself {message.device}"
-            return [
-                Send(origin, Rejected("not_authorized", detail)),
-                Notice("warning", f"{device} was refused: {detail}"),
-            ]
-        if message.protocol != PROTOCOL_VERSION:
-            agent = f" (edgectl {message.agent_version})" if isinstance(message, Hello) else ""
-            detail = (
-                f"{device} speaks protocol {message.protocol}{agent}, "
-                f"the coordinator protocol {PROTOCOL_VERSION} (edgectl {self._version})"
-            )
-            record.problem = f"version_mismatch: {detail}"
-            return [Send(origin, Rejected("version_mismatch", detail)), Notice("error", detail)]
+        refused = refusal(device, message, self._version)
+        if refused is not None:
+            record.problem = f"{refused.code}: {refused.detail}"
+            return [Send(origin, refused), Notice("error", f"{device} was refused: {refused.detail}")]
         if isinstance(message, WorkerHello):
             record.worker_origin = origin
             resumed = self.sessions.resume(now) if self._is_source(device) else []

@@ -97,7 +97,7 @@ def load_profile(path: Path) -> ClusterProfile:
     try:
         return parse_profile(text)
     except BadProfile as problem:
-        raise BadProfile(f"{path}: {problem}") from problem
+        raise BadProfile(str(path), str(problem).removeprefix("profile: ")) from problem
 
 
 def newest_profile(

@@ -1,0 +1,271 @@
+"""Which measurements a profile takes, in which order, and what becomes of their answers. Pure.
+
+Rules
+1. Nothing is measured before every wanted device is there, or the others have been waited for long enough.
+2. At no time do two measurements touch the same host (boot id): devices of one machine share its cores, links of one
+   machine its network interface. Devices of different hosts are measured at the same time.
+3. Links come after the devices. A device that could not be measured has no links.
+4. Whatever goes wrong ends one measurement, with the device and the reason; the others go on.
+5. No sockets, no clock: `now` is seconds of a monotonic clock, everything to be done is returned as effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Union
+
+from agent.wire.messages import (
+    CoordinatorAlive,
+    DeviceMeasured,
+    Failed,
+    FromAgent,
+    FromSource,
+    Hello,
+    LinkMeasured,
+    LoadProgress,
+    MeasureProgress,
+    Rejected,
+    Welcome,
+    WorkerHello,
+    WorkerRestarted,
+)
+from edgectl.admission import refusal
+from edgectl.devices import DeviceEvent, DeviceRecord, DeviceTable
+from edgectl.effects import Notice, Send
+from edgectl.measurements import Settings, Task, may_begin, tasks_for
+from planner.profile import DeviceProfile, LinkProfile
+
+PATIENCE_FACTOR = 3.0
+PATIENCE_S = 60.0
+"""A measurement that says nothing for this long, and three times what it was given, has failed: weights of one layer
+are quantized within seconds even on a small board, and every part that follows is announced."""
+
+Inbound = Union[FromAgent, FromSource]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Every wanted device is there or given up: these are the measurements to come."""
+
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """How far a measurement is: parts done of all, and what it does now."""
+
+    task: Task
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A measurement has its result, or a problem that says why not."""
+
+    task: Task
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Nothing is left to do."""
+
+
+Effect = Union[Send, Notice, Planned, Began, Advanced, Ended, Finished]
+
+
+@dataclass(slots=True)
+class _Running:
+    request: int
+    task: Task
+    heard_s: float
+
+
+@dataclass(slots=True)
+class Profiling:
+    """One profile in the making."""
+
+    cluster: Sequence[tuple[str, str]]
+    """Name and public key of every device of cluster.toml, in its order: these may connect."""
+    wanted: Sequence[str]
+    """Devices to measure."""
+    settings: Settings
+    version: str
+    """Of edgectl."""
+    wait_s: float
+    """How long a device that is missing is waited for, since the last one came."""
+    known: Sequence[str] = ()
+    """Devices that an older profile describes: links between them and the wanted ones are measured too."""
+    began_s: float = 0.0
+    profiles: dict[str, DeviceProfile] = field(default_factory=dict)
+    links: dict[tuple[str, str], LinkProfile] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    """Device or link → why it could not be measured."""
+    _table: DeviceTable = field(init=False)
+    _queue: list[Task] = field(default_factory=list)
+    _running: dict[str, _Running] = field(default_factory=dict)
+    """By the device that measures."""
+    _requests: int = 0
+    _arrived_s: float = field(init=False)
+    _is_planned: bool = False
+    _is_finished: bool = False
+
+    def __post_init__(self) -> None:
+        self._table = DeviceTable(self.cluster)
+        self._arrived_s = self.began_s
+
+    def on_message(self, origin: bytes, device: str, message: Inbound, now: float) -> list[Effect]:
+        """One decoded message of the connection `origin`, whose key belongs to `device`."""
+        if device not in self._table:
+            return [Send(origin, Rejected("not_authorized", f"{device} is not among the devices of cluster.toml"))]
+        record = self._table[device]
+        if isinstance(message, (Hello, WorkerHello)):
+            effects = self._on_first(origin, record, message, now)
+        elif origin != record.origin:
+            effects = []  # Another connection than its supervisor's has nothing to say here.
+        else:
+            record.heard = now
+            record.apply(DeviceEvent.HEARD)
+            effects = self._on_news(record, message, now)
+        return [*effects, *self._proceed(now)]
+
+    def on_tick(self, now: float) -> list[Effect]:
+        """To be called several times a second."""
+        effects: list[Effect] = []
+        for record in self._table.silent(now):
+            effects += self._lose(record.name, f"{record.name} is lost: no heartbeat for {now - record.heard:.1f} s")
+        for running in list(self._running.values()):
+            patience_s = max(PATIENCE_S, PATIENCE_FACTOR * self.settings.seconds(running.task))
+            if now - running.heard_s > patience_s:
+                effects += self._end(running, f"{running.task.device} said nothing for {patience_s:.0f} s")
+        return [*effects, *self._proceed(now)]
+
+    @property
+    def is_finished(self) -> bool:
+        return self._is_finished
+
+    # --- messages ---
+
+    def _on_first(self, origin: bytes, record: DeviceRecord, first: Hello | WorkerHello, now: float) -> list[Effect]:
+        refused = refusal(record.name, first, self.version)
+        if refused is not None:
+            record.problem = refused.detail
+            return [Send(origin, refused), Notice("error", f"{record.name} was refused: {refused.detail}")]
+        if isinstance(first, WorkerHello):
+            return [Send(origin, CoordinatorAlive())]
+        welcome = Send(origin, Welcome(first.protocol, self.version, self._table.peers_of(record.name)))
+        if record.is_present and record.is_same_worker(first.worker):
+            self._table.reconnected(origin, first, record.name, now)
+            return [welcome]
+        lost = self._lose(record.name, f"{record.name} started again")
+        self._table.hello(origin, first, record.name, now)
+        self._arrived_s = now
+        return [welcome, *lost, Notice("info", f"{record.name} connected")]
+
+    def _on_news(self, record: DeviceRecord, message: Inbound, now: float) -> list[Effect]:
+        running = self._running.get(record.name)
+        if isinstance(message, WorkerRestarted):
+            record.restarted(message)
+            return self._lose(record.name, f"the worker of {record.name} restarted: {message.cause}")
+        if running is None:
+            return []
+        if isinstance(message, (MeasureProgress, LoadProgress)):
+            running.heard_s = now
+            if isinstance(message, LoadProgress):
+                return []
+            return [Advanced(running.task, message.what, message.done, message.total)]
+        if isinstance(message, Failed) and message.request.startswith("measure"):
+            return self._end(running, message.detail)
+        if isinstance(message, DeviceMeasured) and message.request == running.request:
+            # What a device is called and where it runs is for its key and its Hello to say.
+            self.profiles[record.name] = replace(message.profile, name=record.name, host=host_of(record))
+            return self._end(running)
+        if isinstance(message, LinkMeasured) and message.request == running.request:
+            pair = (running.task.device, running.task.peer)
+            self.links[pair] = replace(message.link, source=pair[0], destination=pair[1])
+            return self._end(running)
+        return []
+
+    def _lose(self, device: str, reason: str) -> list[Effect]:
+        """A device cannot go on with what it was doing; it may do other things once it is back.
+
+        Who measures a link to it will say so himself.
+        """
+        running = self._running.get(device)
+        return self._end(running, reason) if running is not None else []
+
+    def _end(self, running: _Running, problem: str = "") -> list[Effect]:
+        del self._running[running.task.device]
+        return [self._failed(running.task, problem)] if problem else [Ended(running.task)]
+
+    def _failed(self, task: Task, problem: str) -> Ended:
+        self.problems[str(task)] = problem
+        return Ended(task, problem)
+
+    # --- what is next ---
+
+    def _proceed(self, now: float) -> list[Effect]:
+        effects = self._plan(now)
+        if not self._is_planned or self._is_finished:
+            return effects
+        for task in list(self._queue):
+            problem = self._obstacle(task)
+            if problem:
+                self._queue.remove(task)
+                effects.append(self._failed(task, problem))
+            elif may_begin(task, self._queue, (running.task for running in self._running.values()), self._hosts()):
+                self._queue.remove(task)
+                effects += self._begin(task, now)
+        if not self._queue and not self._running:
+            self._is_finished = True
+            effects.append(Finished())
+        return effects
+
+    def _plan(self, now: float) -> list[Effect]:
+        if self._is_planned:
+            return []
+        missing = [name for name in self.wanted if not self._table[name].is_present]
+        if missing and now - self._arrived_s < self.wait_s:
+            return []
+        self._is_planned = True
+        for name in missing:
+            self.problems[name] = self._table[name].problem or "not connected"
+        notices = [Notice("warning", f"{name}: {self.problems[name]}; going on without it") for name in missing]
+        present = [name for name in self.wanted if name not in missing]
+        others = [name for name in self.known if self._table[name].is_present]
+        self._queue = tasks_for(present, others, [name for name, _ in self.cluster])
+        return [*notices, Planned(tuple(self._queue))]
+
+    def _obstacle(self, task: Task) -> str:
+        """Why a measurement that has not begun never will."""
+        for name in task.names:
+            if task.peer and name in self.problems:
+                return f"{name} was not measured: {self.problems[name]}"
+            if not self._table[name].is_present:
+                return f"{name} is lost"
+        return ""
+
+    def _hosts(self) -> dict[str, str]:
+        """Device → what it shares with other devices of its machine."""
+        return {record.name: host_of(record) for record in self._table}
+
+    def _begin(self, task: Task, now: float) -> list[Effect]:
+        self._requests += 1
+        self._running[task.device] = _Running(self._requests, task, now)
+        record = self._table[task.device]
+        assert record.origin is not None, f"{task.device} is present without a connection"
+        peer = self._table[task.peer] if task.peer else None
+        return [Began(task), Send(record.origin, self.settings.request(self._requests, task, peer))]
+
+
+def host_of(record: DeviceRecord) -> str:
+    """The boot id of its Hello; a device that has none is a host of its own."""
+    return record.hello.boot_id if record.hello is not None and record.hello.boot_id else record.name

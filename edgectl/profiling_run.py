@@ -1,0 +1,220 @@
+"""`Profiling` joined to the control socket, the clock and the terminal; makes the ClusterProfile of what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from typing import Any
+
+from typing_extensions import assert_never
+
+from agent.errors import BadMessage, ConfigError
+from agent.wire.control_plane import AsyncControlServer
+from agent.wire.messages import decode, encode
+from agent.wire.security import AllowList, load_key_file
+from edgectl.config import ClusterConfig
+from edgectl.effects import Notice, Send
+from edgectl.failures import ExitCode
+from edgectl.measurements import Settings, Task
+from edgectl.output import CommandFailure, say
+from edgectl.profiling import Advanced, Began, Effect, Ended, Finished, Inbound, Planned, Profiling
+from planner.model_spec import ModelSpec
+from planner.profile import ClusterProfile
+
+logger = logging.getLogger(__name__)
+
+TICK_INTERVAL_S = 0.25
+
+
+class Bars:
+    """A bar for all measurements and one for each that runs on a terminal; a line per finished one elsewhere."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._whole: Any = None
+        self._bars: dict[Task, Any] = {}
+
+    def planned(self, tasks: Sequence[Task]) -> None:
+        links = sum(bool(task.peer) for task in tasks)
+        say(f"measuring {len(tasks) - links} devices and {links} links")
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+        self._progress.start()
+        self._whole = self._progress.add_task("all measurements", total=len(tasks))
+
+    def began(self, task: Task) -> None:
+        if self._progress is not None:
+            self._bars[task] = self._progress.add_task(str(task), total=None)
+
+    def advanced(self, advanced: Advanced) -> None:
+        if self._progress is not None and advanced.task in self._bars:
+            self._progress.update(
+                self._bars[advanced.task],
+                description=f"{advanced.task}: {advanced.what}",
+                completed=advanced.done,
+                total=advanced.total,
+            )
+
+    def ended(self, ended: Ended) -> None:
+        if self._progress is not None:
+            self._progress.advance(self._whole)
+            if ended.task in self._bars:
+                self._progress.remove_task(self._bars.pop(ended.task))
+        if ended.problem:
+            self.say(f"warning: {ended.task}: {ended.problem}")
+        elif self._progress is None:
+            self.say(f"measured {ended.task}")
+
+    def say(self, text: str) -> None:
+        if self._progress is None:
+            say(text)
+        else:
+            self._progress.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def open_control(config: ClusterConfig) -> AsyncControlServer:
+    """The control endpoint of cluster.toml. Raises ConfigError; where another process has it, with the way out."""
+    keys = load_key_file(config.coordinator.key_file)
+    allowed = AllowList({device.key: device.name for device in config.devices})
+    try:
+        return AsyncControlServer(keys, allowed, config.coordinator.bind)
+    except ConfigError as problem:
+        if "in use" in str(problem):
+            raise ConfigError(
+                f"{problem}: the devices speak to one coordinator at a time; stop `edgectl serve` first"
+            ) from problem
+        raise
+
+
+async def measure_cluster(
+    config: ClusterConfig, settings: Settings, wanted: Sequence[str], *, wait_s: float, known: Sequence[str] = ()
+) -> Profiling:
+    """Measures devices and links and returns what came out. Raises ConfigError, CommandFailure when nobody came.
+
+    `known` are devices of an older profile whose links to the wanted ones are measured as well.
+    """
+    control = open_control(config)
+    profiling = Profiling(
+        cluster=[(device.name, device.key) for device in config.devices],
+        wanted=tuple(wanted),
+        settings=settings,
+        version=version("edgectl"),
+        wait_s=wait_s,
+        known=tuple(known),
+        began_s=time.monotonic(),
+    )
+    bars = Bars()
+    try:
+        say(f"waiting for {', '.join(wanted)} at {control.endpoint}")
+        await _Session(profiling, control, bars).run()
+    finally:
+        bars.close()
+        control.close()
+    if not profiling.profiles:
+        reasons = "\n".join(f"  {name}: {problem}" for name, problem in profiling.problems.items())
+        raise CommandFailure(
+            ExitCode.UNAVAILABLE,
+            f"no device could be measured\n{reasons}",
+            "run `edge-agent run` on each device; its journal says what it waits for",
+        )
+    return profiling
+
+
+class _Session:
+    """Carries effects out in order until nothing is left to do."""
+
+    def __init__(self, profiling: Profiling, control: AsyncControlServer, bars: Bars) -> None:
+        self._profiling = profiling
+        self._control = control
+        self._bars = bars
+
+    async def run(self) -> None:
+        ticking = asyncio.create_task(self._tick())
+        receiving = asyncio.create_task(self._receive())
+        try:
+            done, _ = await asyncio.wait([ticking, receiving], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (ticking, receiving):
+                task.cancel()
+            await asyncio.gather(ticking, receiving, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while not self._profiling.is_finished:
+            await self._carry_out(self._profiling.on_tick(time.monotonic()))
+            await asyncio.sleep(TICK_INTERVAL_S)
+
+    async def _receive(self) -> None:
+        while not self._profiling.is_finished:
+            origin, device, data = await self._control.receive()
+            try:
+                message: Inbound = decode(data, Inbound)
+            except BadMessage as problem:
+                logger.warning("bad_message", extra={"device": device, "detail": str(problem)})
+                continue
+            await self._carry_out(self._profiling.on_message(origin, device, message, time.monotonic()))
+
+    async def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                # Lost with its connection: a device that comes back says Hello, one that does not is given up.
+                await self._control.send(effect.origin, encode(effect.message))
+            elif isinstance(effect, Notice):
+                self._bars.say(effect.detail if effect.severity == "info" else f"{effect.severity}: {effect.detail}")
+            elif isinstance(effect, Planned):
+                self._bars.planned(effect.tasks)
+            elif isinstance(effect, Began):
+                self._bars.began(effect.task)
+            elif isinstance(effect, Advanced):
+                self._bars.advanced(effect)
+            elif isinstance(effect, Ended):
+                self._bars.ended(effect)
+            elif not isinstance(effect, Finished):
+                assert_never(effect)
+
+
+def profile_of(
+    profiling: Profiling, spec: ModelSpec, before: ClusterProfile | None = None, at: datetime | None = None
+) -> ClusterProfile:
+    """What was measured as a profile, over `before` where that has devices or links this run did not measure.
+
+    Links that could not be measured are left out: the planner makes no neighbours of such a pair.
+    """
+    devices = {device.name: device for device in (before.devices if before is not None else ())} | profiling.profiles
+    order = [name for name, _ in profiling.cluster if name in devices]
+    # A link that failed today is not the one of yesterday.
+    links = {
+        (link.source, link.destination): link
+        for link in (before.links if before is not None else ())
+        if {link.source, link.destination} <= set(order)
+        and str(Task(link.source, link.destination)) not in profiling.problems
+    }
+    links |= profiling.links
+    settings = profiling.settings
+    created = (at or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return ClusterProfile(
+        model=settings.model,
+        spec=spec,
+        quantization=settings.quantization,
+        block_size=settings.block_size,
+        boundary=settings.boundary,
+        devices=tuple(devices[name] for name in order),
+        links=tuple(links[pair] for pair in sorted(links, key=lambda pair: tuple(map(order.index, pair)))),
+        created=created,
+        version=profiling.version,
+    )
