@@ -24,7 +24,17 @@ from agent.notify import Watchdog, notify, watchdog_interval_s
 from agent.wire import messages
 from agent.wire.control_plane import ControlClient
 from agent.wire.events import ControlConnected, ControlDisconnected, Controlled, ControlRefused, Event, Readable
-from agent.wire.messages import Heartbeat, Hello, Load, Message, Rejected, ToAgent, Welcome, WorkerRestarted
+from agent.wire.messages import (
+    Heartbeat,
+    Hello,
+    Load,
+    MeasureDevice,
+    Message,
+    Rejected,
+    ToAgent,
+    Welcome,
+    WorkerRestarted,
+)
 from agent.wire.security import load_key_file
 from agent.worker_channel import ChannelClosed, Configure, FromWorker, Stop, WorkerChannel, WorkerReady, WorkerTick
 
@@ -39,7 +49,7 @@ STOP_S = 5.0
 EXIT_S = 1.0
 """How long a worker whose pipe has closed may take to exit by itself."""
 LOAD_DEADLINE_S = 600.0
-"""A load reports every layer; one silent for longer than this counts as hung."""
+"""A load or a measurement that takes longer than this counts as hung."""
 POLL_MS = 250
 NO_TICK = WorkerTick(0, "", 0, messages.Telemetry())
 
@@ -121,8 +131,9 @@ class Supervisor:
         if isinstance(message, Welcome):
             self._welcome = message
         if self._channel is not None:
-            if isinstance(message, Load) and self._watchdog is not None:
-                self._watchdog.begin("worker", time.monotonic() + LOAD_DEADLINE_S)
+            if isinstance(message, (Load, MeasureDevice)) and self._watchdog is not None:
+                allowed_s = message.seconds if isinstance(message, MeasureDevice) else 0.0
+                self._watchdog.begin("worker", time.monotonic() + LOAD_DEADLINE_S + allowed_s)
             self._to_worker(lambda channel: channel.send(message))
 
     def _say_hello(self) -> None:

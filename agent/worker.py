@@ -22,6 +22,7 @@ from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply,
 from agent.errors import AgentError, BadMessage, ConfigError
 from agent.loader import LoadedModel, load_model
 from agent.log import configure
+from agent.measuring import measure_device
 from agent.micro_batch import NOTHING_LOADED, ModelShape
 from agent.stage import Stage
 from agent.wire import codec, messages
@@ -43,11 +44,14 @@ from agent.wire.messages import (
     CancelSession,
     CloseMicroBatch,
     CoordinatorAlive,
+    DeviceMeasured,
     Failed,
     FromSource,
     Load,
     Loaded,
     LoadProgress,
+    MeasureDevice,
+    MeasureProgress,
     Message,
     OpenMicroBatch,
     OpenSession,
@@ -181,6 +185,8 @@ class Worker:
                 self._load(message)
             case Unload():
                 self._unload()
+            case MeasureDevice():
+                self._measure_device(message)
             case OpenMicroBatch():
                 self._perform(self._stage.open_micro_batch(message))
             case CloseMicroBatch():
@@ -296,6 +302,28 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._channel.send(self._loaded_message(time.monotonic() - started_s))
+
+    def _measure_device(self, request: MeasureDevice) -> None:
+        """Nothing else is served meanwhile: it would spoil the numbers."""
+        self._unload()
+
+        def progress(what: str, done: int, total: int) -> None:
+            self._report(time.monotonic(), f"measuring, {what}")
+            self._channel.send(MeasureProgress(what, done, total))
+
+        try:
+            profile = measure_device(request, self._config, self._provider, progress)
+        except (AgentError, PlannerError) as problem:
+            self._failed("measure-device", problem.code, str(problem))
+        except Exception as problem:  # as for a load
+            logger.exception("measuring_failed", extra={"model": request.model})
+            self._failed("measure-device", "measuring_failed", f"{type(problem).__name__}: {problem}")
+        else:
+            self._channel.send(DeviceMeasured(request.request, profile))
+
+    def _failed(self, request: str, code: str, problem: str) -> None:
+        logger.error("request_failed", extra={"request": request, "code": code, "problem": problem})
+        self._channel.send(Failed(request, code, f"{self._config.name}: {problem}"))
 
     def _loaded_message(self, seconds: float) -> Loaded:
         assert self._loaded is not None

@@ -20,10 +20,13 @@ from agent.wire.messages import (
     CancelSession,
     CloseMicroBatch,
     CoordinatorAlive,
+    DeviceMeasured,
     Failed,
     Load,
     Loaded,
     LoadProgress,
+    MeasureDevice,
+    MeasureProgress,
     MicroBatchClosed,
     MicroBatchOpened,
     OpenMicroBatch,
@@ -248,5 +251,29 @@ def test_nonsense_from_the_coordinator_is_logged(tmp_path: Path) -> None:
         assert failed.code == "unknown_micro_batch"
         wait_until(lambda: "another d1 is here" in agents[0].log(), "the rejection is in the log")
         assert "bad_control_message" in agents[0].log()
+
+    play(tmp_path, scenario)
+
+
+def test_a_device_is_measured_and_nothing_stays_loaded(tmp_path: Path, digest: str) -> None:
+    config = (MODELS / MODEL / "config.json").read_text(encoding="utf-8")
+    request = MeasureDevice(9, MODEL, config, "fp32", 32, "fp16", (1, 2), (8,), (16,), 0.3)
+
+    async def scenario(coordinator: Coordinator, agents: list[AgentProcess]) -> None:
+        await open_route(coordinator, agents, digest, ())
+        await coordinator.tell("d1", request)
+        progress = await coordinator.next(MeasureProgress)
+        assert (progress.done, progress.what) == (0, "loading layers [0, 8) and [8, 32)")
+        measured = await coordinator.next(DeviceMeasured)
+        assert measured.request == 9
+        profile = measured.profile
+        assert (profile.name, profile.host) == ("d1", coordinator.hellos["d1"].boot_id)
+        assert {(point.rows, point.context) for point in profile.decode} == {(1, 8), (2, 8)}
+        await coordinator.tell("d1", opening(coordinator, agents, ()))
+        assert (await coordinator.next(Failed)).request == "open-micro-batch"
+        await coordinator.tell("d1", msgspec.structs.replace(request, rows=(99,)))
+        refused = await coordinator.next(Failed)
+        assert (refused.request, refused.code) == ("measure-device", "bad_config")
+        assert refused.detail.startswith("d1: measure-device: rows")
 
     play(tmp_path, scenario)
