@@ -131,6 +131,7 @@ FAILURES: dict[str, Failure] = {
     "unknown_name": _config("A name is not known", "the nearest known names are in the message"),
     "bad_profile": _config("The profile cannot be used", "measure again with `edgectl profile`"),
     "bad_links": _config("The links file is wrong", "fix the entry that is named"),
+    "bad_devices": _config("The list of devices is wrong", "fix the entry that is named"),
     "bad_plan": _config("The plan file is wrong", "write it again with `edgectl plan --out`"),
     "planner_error": Failure(ExitCode.FAILURE, 500, _SERVER, "No plan could be made", ""),
     "agent_error": Failure(ExitCode.FAILURE, 500, _SERVER, "A device failed", _WATCH),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from planner.errors import UnknownName
+from planner.errors import BadDevices, UnknownName
 from planner.model_spec import ModelSpec, parse_config
 
 if sys.version_info >= (3, 11):
@@ -22,6 +23,9 @@ else:
     import tomli as tomllib
 
 _Table = TypeVar("_Table")
+
+MOST_DEVICES = 1000
+"""In one list: beyond it planning takes minutes, and it is more likely a typo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class DeviceSpec:
     """Peak memory bandwidth."""
     fp16_tflops: float
     """Dense, no sparsity."""
+    fp32_tflops: float
     idle_w: float
     load_w: float
     note: str = ""
@@ -104,6 +109,30 @@ def find_device(name: str) -> DeviceSpec:
     if spec is None:
         raise UnknownName("device", name, _devices())
     return spec
+
+
+def parse_device_list(text: str) -> list[tuple[str, DeviceSpec]]:
+    """Devices of `agx-orin-32gb*12,rtx-3090` in order, with a number behind the name of what is there repeatedly.
+
+    Raises UnknownName and BadDevices naming the entry.
+    """
+    found: list[tuple[str, DeviceSpec]] = []
+    for entry in text.split(","):
+        name, star, times = (part.strip().lower() for part in entry.partition("*"))
+        if not name:
+            raise BadDevices(text, "an entry is empty; it looks like agx-orin-32gb*12,rtx-3090")
+        if star and not (times.isascii() and times.isdigit() and 1 <= int(times[:6]) <= MOST_DEVICES):
+            raise BadDevices(entry.strip(), f"behind * goes a number from 1 to {MOST_DEVICES}")
+        found += [(name, find_device(name))] * (int(times) if star else 1)
+    if len(found) > MOST_DEVICES:
+        raise BadDevices(text, f"{len(found)} devices, at most {MOST_DEVICES}")
+    total = Counter(name for name, _ in found)
+    seen: Counter[str] = Counter()
+    named = []
+    for name, spec in found:
+        named.append((name if total[name] == 1 else f"{name}-{seen[name]}", spec))
+        seen[name] += 1
+    return named
 
 
 @cache

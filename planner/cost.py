@@ -81,18 +81,19 @@ class CostModel:
     def memory_bytes(self, device: str, layers: LayerRange, sessions: int | None = None) -> int:
         """What `device` holds for one layer range, with KV cache for `sessions` sequences (the workload's if None)."""
         self.device(device)
-        return self._memory(sessions).of(layers, self.spec.num_layers)
+        return self.memory_parts(sessions).of(layers, self.spec.num_layers)
 
     def memory_used_bytes(self, device: str, route: Route, sessions: int | None = None) -> int:
         """What `device` holds for all its stages of a route; what does not grow with the layers counts once."""
         ranges = [stage.layers for stage in route.stages if stage.device == device]
-        shared = max(0, len(ranges) - 1) * self._memory(sessions).stage
+        shared = max(0, len(ranges) - 1) * self.memory_parts(sessions).stage
         return sum(self.memory_bytes(device, layers, sessions) for layers in ranges) - shared
 
     def memory_available_bytes(self, device: str) -> int:
         return self.device(device).memory_bytes
 
-    def _memory(self, sessions: int | None) -> MemoryParts:
+    def memory_parts(self, sessions: int | None = None) -> MemoryParts:
+        """What adds up to `memory_bytes`, for any device."""
         sessions = self.workload.sessions if sessions is None else sessions
         if sessions not in self._parts:
             self._parts[sessions] = stage_memory(self.spec, self.workload, sessions)
@@ -236,7 +237,7 @@ class CostModel:
         unit_cost = np.repeat(np.array(layer, dtype=np.float64)[:, None], layers, axis=1)
         unit_cost[:, 0] += first
         unit_cost[:, -1] += last
-        parts = self._memory(sessions)
+        parts = self.memory_parts(sessions)
         unit_bytes = np.full((count, layers), min(parts.layer, _MOST_BYTES), dtype=np.int64)
         unit_bytes[:, 0] += min(parts.first, _MOST_BYTES)
         unit_bytes[:, -1] += min(parts.last, _MOST_BYTES)

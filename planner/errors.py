@@ -7,6 +7,7 @@ PlannerError
 ├── UnknownName          a model, board, testbed or device we do not know: near names are suggested
 ├── BadProfile           a profile that cannot be read, or not for this: the field is named
 ├── BadLinks             a links file with a wrong number or device: the entry is named
+├── BadDevices           a list of devices that cannot be read: the entry is named
 └── BadPlan              a plan file that cannot be read: the field is named
 """
 
@@ -74,6 +75,16 @@ class BadLinks(PlannerError):
     def __init__(self, place: str, problem: str) -> None:
         super().__init__(f"links: {place}: {problem}" if place else f"links: {problem}")
         self.place = place
+
+
+class BadDevices(PlannerError):
+    """A list of devices that cannot be read."""
+
+    code = "bad_devices"
+
+    def __init__(self, entry: str, problem: str) -> None:
+        super().__init__(f"devices: {entry!r}: {problem}")
+        self.entry = entry
 
 
 class BadPlan(PlannerError):

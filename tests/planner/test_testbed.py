@@ -35,7 +35,7 @@ def test_names() -> None:
 
 
 def test_devices_and_classes() -> None:
-    testbed, model = loaded("llama2-7b")
+    _, model = loaded("llama2-7b")
     assert [len(members) for members in model.classes] == [1, 11, 2, 1]
     assert model.classes[0] == ("agx-0",)
     assert model.classes[3] == ("cloud-0",)
