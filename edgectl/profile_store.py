@@ -56,7 +56,7 @@ def profiles_directory(env: Mapping[str, str], cluster: Path | None = None) -> P
 def file_name(profile: ClusterProfile) -> str:
     """`MODEL-QUANTIZATION-TIME.json`; later ones of a model sort behind earlier ones."""
     when = re.sub(r"[^0-9TZ]", "", profile.created)
-    return f"{_prefix(profile.model, profile.quantization)}{when or 'undated'}.json"
+    return f"{_prefix(profile.model, profile.quantization)}{when or '0'}.json"
 
 
 def save_profile(profile: ClusterProfile, path: Path) -> Path:

@@ -88,7 +88,7 @@ def device_profile(name: str, *, layer_ms: float = 1.0, host: str = "", power: b
     )
 
 
-def link_profile(source: str, destination: str, *, latency_ms: float = 0.2, mbit_s: float = 1000.0) -> LinkProfile:
+def link_profile(source: str, destination: str, *, latency_ms: float = 0.25, mbit_s: float = 1000.0) -> LinkProfile:
     return LinkProfile(
         source=source,
         destination=destination,
