@@ -9,12 +9,20 @@ import os
 import platform
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+
+from agent.device.sensors.rapl import RaplCounter
+from agent.device.sensors.sample import POWER, Sample
+from agent.device.sensors.sysfs import Missing, cpu_clock_mhz, temperatures_c
 
 _ROOT = Path("/")
 RESERVE_MIN_BYTES = 1 << 30
 RESERVE_SHARE = 0.08
 """What is left to the rest of the machine: on a small board 1 GiB, on a big one 8 % of its memory."""
+
+SLOW_PERIOD_S = 1.0
+"""Clocks and temperatures are read at most so often: they cost more than they change."""
 
 
 def memory_available_bytes(root: Path = _ROOT) -> int:
@@ -82,6 +90,84 @@ def board_model(root: Path = _ROOT) -> str:
         if name := _text(root / path):
             return name
     return platform.machine()
+
+
+class HostSensor:
+    """A plain PC: processor clock and temperatures; energy of the processor where its counter may be read."""
+
+    def __init__(self, root: Path = _ROOT) -> None:
+        self._root = root
+        self._slow: Sample | None = None
+        self._last_energy: tuple[float, float] | None = None
+        self._rapl: RaplCounter | None = None
+        self._no_rapl = ""
+        try:
+            self._rapl = RaplCounter(root)
+        except Missing as problem:
+            self._no_rapl = str(problem)
+
+    def sample(self, now_s: float) -> Sample:
+        if self._slow is None or now_s - self._slow.taken_s >= SLOW_PERIOD_S:
+            self._slow = self._sample_slowly(now_s)
+        energy_j, reason = self._energy_j()
+        power_w = None
+        if energy_j is not None:
+            before_s, before_j = self._last_energy or (now_s, energy_j)
+            power_w = (energy_j - before_j) / (now_s - before_s) if now_s > before_s else None
+            reason = "a counter gives power from its second reading on"
+            self._last_energy = (now_s, energy_j)
+        missing = self._slow.missing if power_w is not None else {**self._slow.missing, POWER: reason}
+        return replace(self._slow, taken_s=now_s, energy_j=energy_j, power_w=power_w, missing=missing)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _energy_j(self) -> tuple[float | None, str]:
+        """(joules since the sensor was made, "") or (None, why not)."""
+        if self._rapl is None:
+            return None, self._no_rapl
+        try:
+            return self._rapl.read_j(), ""
+        except Missing as problem:
+            return None, str(problem)
+
+    def _sample_slowly(self, now_s: float) -> Sample:
+        missing = dict.fromkeys(("gpu_load", "gpu_clock_mhz"), "no GPU that can be asked")
+        missing["memory_clock_mhz"] = "a PC does not tell"
+        degrees, reasons = temperatures_c(self._root)
+        if not degrees and self._root == _ROOT:
+            degrees = _psutil_temperatures_c()
+        missing |= {} if degrees else reasons
+        clock_mhz = None
+        try:
+            clock_mhz = cpu_clock_mhz(self._root)
+        except Missing as problem:
+            clock_mhz = _psutil_clock_mhz() if self._root == _ROOT else None
+            if clock_mhz is None:
+                missing["cpu_clock_mhz"] = str(problem)
+        return Sample(
+            taken_s=now_s,
+            source="host",
+            covers="processor",
+            cpu_clock_mhz=clock_mhz,
+            temperatures_c=degrees,
+            missing=missing,
+        )
+
+
+def _psutil_temperatures_c() -> dict[str, float]:
+    """What the monitor chips say, where the kernel has no thermal zones."""
+    import psutil
+
+    read = getattr(psutil, "sensors_temperatures", dict)  # Linux and FreeBSD only
+    return {name: max(entry.current for entry in entries) for name, entries in read().items() if entries}
+
+
+def _psutil_clock_mhz() -> float | None:
+    import psutil
+
+    clock = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return float(clock.current) if clock is not None and clock.current else None
 
 
 def _memory(root: Path) -> tuple[int, int]:

@@ -45,7 +45,8 @@ class Sample:
 
     @property
     def hottest_c(self) -> float | None:
-        return max(self.temperatures_c.values(), default=None)
+        """Of all sensors but the PMIC's, which on a Jetson reads a fixed 50 or 100."""
+        return max((c for name, c in self.temperatures_c.items() if not name.startswith("pmic")), default=None)
 
 
 class Sensor(Protocol):

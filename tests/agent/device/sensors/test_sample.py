@@ -15,6 +15,7 @@ def test_a_sample_of_nothing_has_reasons_and_no_values() -> None:
         assert getattr(sample, field) is None
 
 
-def test_the_hottest_zone() -> None:
+def test_the_hottest_zone_is_not_the_pmic_with_its_fixed_value() -> None:
+    assert Sample(taken_s=0.0, source="sysfs", temperatures_c={"cpu": 51.5, "pmic": 100.0}).hottest_c == 51.5
     assert Sample(taken_s=0.0, source="sysfs", temperatures_c={"cpu": 51.5, "tj": 57.25}).hottest_c == 57.25
     assert Sample(taken_s=0.0, source="sysfs").hottest_c is None
