@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -27,7 +27,7 @@ from edgectl.failures import ExitCode
 from edgectl.http_guard import check_bind
 from edgectl.model_source import describe_model, locate_model
 from edgectl.output import CommandFailure, emit_json, mib, progress_bar, say, table
-from edgectl.planning import ServedModel, ServingOptions, context_of, order_for
+from edgectl.planning import ServedModel, ServingOptions, context_of, order_for, order_of_plan
 from edgectl.server import create_app, serve_http
 from edgectl.tokenizer import Tokenizer, load_tokenizer
 from planner.types import Plan
@@ -54,21 +54,38 @@ class Serving:
         min_devices: int | None,
     ) -> Serving:
         """Checks configuration and model. Raises ConfigError, ModelError, PlannerError; ValueError for options."""
+        unknown = [name for name in devices if name not in config.device_names()]
+        if config.devices and unknown:
+            raise ValueError(f"--devices {','.join(unknown)}: cluster.toml has {', '.join(config.device_names())}")
+        in_order = [name for name in config.device_names() if name in devices]
+
+        def order_of(served: ServedModel) -> tuple[Order, int]:
+            return order_for(served, options, in_order, min_devices), context_of(served.spec, options)
+
+        return cls._prepared(config, model, order_of)
+
+    @classmethod
+    def prepare_plan(cls, config: ClusterConfig, model: str, plan: Plan) -> Serving:
+        """The same for a plan that is executed as it is. Raises ConfigError, ModelError, BadPlan."""
+        return cls._prepared(
+            config, model, lambda served: (order_of_plan(served, plan, config.device_names()), plan.context)
+        )
+
+    @classmethod
+    def _prepared(
+        cls, config: ClusterConfig, model: str, order_of: Callable[[ServedModel], tuple[Order, int]]
+    ) -> Serving:
         if not config.devices:
             raise ConfigError("cluster.toml lists no device; `edge-agent init` on a device prints its block")
-        unknown = [name for name in devices if name not in config.device_names()]
-        if unknown:
-            raise ValueError(f"--devices {','.join(unknown)}: cluster.toml has {', '.join(config.device_names())}")
         keys_file = config.coordinator.api_keys_file
         api_keys = load_api_keys(keys_file) if keys_file is not None else None
         check_bind(parse_http(config.coordinator.http).host, api_keys)
         located = locate_model(model)
         with progress_bar("reading the model") as progress:
             served = describe_model(located, progress)
-        in_order = [name for name in config.device_names() if name in devices]
-        order = order_for(served, options, in_order, min_devices)
+        order, context = order_of(served)
         tokenizer = load_tokenizer(located.directory, served.spec.vocab_size)
-        return cls(config, served, tokenizer, context_of(served.spec, options), order, api_keys)
+        return cls(config, served, tokenizer, context, order, api_keys)
 
 
 class Terminal(Reporter):
@@ -145,7 +162,9 @@ def describe_plan(plan: Plan, devices: DeviceTable) -> str:
         hello = devices[stage.device].hello
         memory = f"{mib(allotment.memory_bytes)} of {mib(allotment.memory_available_bytes)}"
         rows.append((stage.device, str(stage.layers), memory, hello.provider if hello is not None else "-"))
-    return table(("device", "layers", "memory", "provider"), rows)
+    shown = table(("device", "layers", "memory", "provider"), rows)
+    ms_per_token = plan.predicted.get("ms_per_token")
+    return shown if ms_per_token is None else f"{shown}\npredicted: {ms_per_token:.2f} ms per token"
 
 
 def plan_as_json(plan: Plan) -> dict[str, object]:
@@ -159,7 +178,13 @@ def plan_as_json(plan: Plan) -> dict[str, object]:
         }
         for stage in plan.routes[0].stages
     ]
-    return {"model": plan.model, "quantization": plan.quantization, "context": plan.context, "devices": devices}
+    return {
+        "model": plan.model,
+        "quantization": plan.quantization,
+        "context": plan.context,
+        "devices": devices,
+        "predicted": plan.predicted or None,
+    }
 
 
 async def serve_cluster(serving: Serving, *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from agent.wire.messages import Telemetry
 from agent.wire.round_trip import split_wire_s
 from edgectl.cluster import Cluster
 from edgectl.devices import DeviceRecord
-from planner.types import Plan, Stage
+from planner.types import Plan, Stage, StageCost
 
 
 def status_of(cluster: Cluster, now: float) -> dict[str, object]:
@@ -36,6 +36,8 @@ def status_of(cluster: Cluster, now: float) -> dict[str, object]:
         "devices": [_device(record, plan, now) for record in cluster.devices],
         "stages": stages_of(plan, telemetry) if plan is not None else [],
         "tokens_per_s": None if not step_s else round(1 / step_s, 3),
+        "ms_per_token": _ms(step_s),
+        "predicted": _predicted(plan, step_s),
         "sessions": {
             "running": cluster.sessions.running,
             "queued": cluster.sessions.queued,
@@ -65,8 +67,10 @@ def stages_of(plan: Plan, telemetry: Mapping[str, Telemetry]) -> list[dict[str, 
     """One object per stage of the route: where a token spends its time."""
     stages = plan.routes[0].stages
     wires_ms = _split_wire([telemetry.get(stage.device) for stage in stages])
+    costs: Sequence[StageCost | None] = plan.costs or (None,) * len(stages)
     return [
-        _stage(stage, telemetry.get(stage.device), wire_ms) for stage, wire_ms in zip(stages, wires_ms, strict=True)
+        _stage(stage, telemetry.get(stage.device), wire_ms, cost)
+        for stage, wire_ms, cost in zip(stages, wires_ms, costs, strict=True)
     ]
 
 
@@ -100,7 +104,18 @@ def _device(record: DeviceRecord, plan: Plan | None, now: float) -> dict[str, ob
     }
 
 
-def _stage(stage: Stage, measured: Telemetry | None, wire_ms: float | None) -> dict[str, object]:
+def _predicted(plan: Plan | None, step_s: float | None) -> dict[str, object] | None:
+    """What the plan expects of the whole, and the measured time per token over the expected one; null without."""
+    if plan is None or not plan.predicted:
+        return None
+    expected_ms = plan.predicted.get("ms_per_token")
+    ratio = round(step_s * 1e3 / expected_ms, 3) if step_s and expected_ms else None
+    return {**plan.predicted, "measured_over_predicted": ratio}
+
+
+def _stage(
+    stage: Stage, measured: Telemetry | None, wire_ms: float | None, cost: StageCost | None
+) -> dict[str, object]:
     counters = measured.counters if measured is not None else {}
     frames = counters.get("decode_frames_sent", 0)
     return {
@@ -109,6 +124,8 @@ def _stage(stage: Stage, measured: Telemetry | None, wire_ms: float | None) -> d
         "compute_ms": _ms(_mean(measured, "decode_compute_seconds")),
         "wire_ms": wire_ms,
         "wait_ms": _ms(_mean(measured, "decode_wait_seconds")),
+        "predicted_compute_ms": None if cost is None else round(cost.compute_ms, 3),
+        "predicted_hop_ms": None if cost is None else round(cost.hop_ms, 3),
         "bytes_per_token": round(counters.get("decode_bytes_sent", 0) / frames, 1) if frames else None,
         "residual_saturated": counters.get("residual_saturated", 0),
     }

@@ -9,11 +9,18 @@ import typer
 
 from edgectl.commands.model_options import BlockSize, Boundary, Context, Model, Quantize, WireCodec
 
+PLANNED = ("quantize", "block_size", "boundary", "codec", "context", "source", "devices", "min_devices")
+"""Options that a plan has settled already."""
+
 
 def serve(
+    options: typer.Context,
     model: Model,
     *,
     cluster: Annotated[Path | None, typer.Option(help="The cluster.toml to serve.", show_default=False)] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan of `edgectl plan --out`, executed as it is.", show_default=False)
+    ] = None,
     quantize: Quantize = "fp32",
     block_size: BlockSize = None,
     boundary: Boundary = "fp16",
@@ -31,22 +38,36 @@ def serve(
 
     from agent.log import configure
     from edgectl.config import find_cluster_file, load_config
-    from edgectl.planning import DEFAULT_BLOCK_SIZE, ServingOptions
+    from edgectl.planning import DEFAULT_BLOCK_SIZE, ServingOptions, load_plan
     from edgectl.serving import Serving, serve_cluster
 
-    options = ServingOptions(
-        quantization=quantize,
-        block_size=block_size or DEFAULT_BLOCK_SIZE,
-        boundary=boundary,
-        codec=codec,
-        context=context,
-        source=source,
-    )
     config = load_config(find_cluster_file(cluster, os.environ), os.environ, {"http": http})
     chosen = tuple(name.strip() for name in devices.split(",")) if devices is not None else config.device_names()
     try:
-        serving = Serving.prepare(config, model, options, chosen, min_devices)
+        if plan is not None:
+            _refuse_planned(options)
+            serving = Serving.prepare_plan(config, model, load_plan(plan))
+        else:
+            settings = ServingOptions(
+                quantization=quantize,
+                block_size=block_size or DEFAULT_BLOCK_SIZE,
+                boundary=boundary,
+                codec=codec,
+                context=context,
+                source=source,
+            )
+            serving = Serving.prepare(config, model, settings, chosen, min_devices)
     except ValueError as problem:
         raise typer.BadParameter(str(problem)) from problem
     configure("warning", process="coordinator")
     asyncio.run(serve_cluster(serving, as_json=as_json))
+
+
+def _refuse_planned(options: typer.Context) -> None:
+    """Raises ValueError for an option beside --plan that the plan has settled."""
+    # By name: the enumeration is click's, or the copy of it that newer versions of typer bring.
+    sources = {name: options.get_parameter_source(name) for name in PLANNED}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"{flags}: the plan says so already; leave it out, or plan again with it")

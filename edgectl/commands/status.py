@@ -40,6 +40,8 @@ def describe(answer: dict[str, Any]) -> str:
     if answer["stages"]:
         header = ("stage", "layers", "compute ms", "wire ms", "wait ms", "bytes/token")
         parts.append(table(header, stage_rows(answer["stages"])))
+    if answer.get("predicted") is not None:
+        parts.append(describe_prediction(answer))
     sessions = answer["sessions"]
     rate = "-" if answer["tokens_per_s"] is None else f"{answer['tokens_per_s']:.1f}"
     refused = sum(answer["frames_refused"].values())
@@ -61,6 +63,23 @@ def stage_rows(stages: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         )
         for stage in stages
     ]
+
+
+def describe_prediction(answer: dict[str, Any]) -> str:
+    """What the plan expected beside what is measured: every stage, and a token as a whole."""
+    header = ("stage", "predicted compute ms", "measured", "predicted hop ms", "measured")
+    rows = [
+        (
+            stage["device"],
+            *(_number(stage[key], 2) for key in ("predicted_compute_ms", "compute_ms", "predicted_hop_ms", "wire_ms")),
+        )
+        for stage in answer["stages"]
+    ]
+    predicted = answer["predicted"]
+    whole = f"ms per token: {_number(predicted.get('ms_per_token'), 2)} predicted"
+    whole += f", {_number(answer['ms_per_token'], 2)} measured"
+    ratio = predicted["measured_over_predicted"]
+    return f"{table(header, rows)}\n{whole}" + (f" ({100 * (ratio - 1):+.1f} %)" if ratio is not None else "")
 
 
 def _devices(answer: dict[str, Any]) -> list[tuple[str, ...]]:

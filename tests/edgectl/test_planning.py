@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from edgectl.planning import DEFAULT_CONTEXT_TOKENS, ServedModel, ServingOptions, context_of, order_for
-from planner.errors import Infeasible
+from agent.errors import ConfigError
+from edgectl.planning import (
+    DEFAULT_CONTEXT_TOKENS,
+    ServedModel,
+    ServingOptions,
+    context_of,
+    load_plan,
+    order_for,
+    order_of_plan,
+)
+from planner.errors import BadPlan, Infeasible
+from planner.memory import memory_bytes
 from planner.model_spec import parse_config
-from planner.types import Device
+from planner.types import Allotment, Device, LayerRange, Plan, Route, Stage
 from tests.fakes.fake_engine import MODEL_DIR, FakeEngine
 
 SPEC = FakeEngine(script=lambda _: None).spec  # type: ignore[arg-type, return-value]  # only its model is used
@@ -59,6 +72,62 @@ def test_what_does_not_fit_is_said_by_the_planner() -> None:
 def test_options_that_contradict_each_other(options: ServingOptions, min_devices: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         order_for(MODEL, options, ("a", "b"), min_devices)
+
+
+def planned(*stages: tuple[str, int, int], **changes: object) -> Plan:
+    """A plan for wiki-32l with the given stages: device, first layer, end."""
+    placed = tuple(Stage(device, LayerRange(start, stop)) for device, start, stop in stages)
+    plan = Plan(
+        model="wiki-32l",
+        quantization="int4",
+        block_size=32,
+        boundary="fp16",
+        codec="int8",
+        context=256,
+        routes=(Route(placed, micro_batches=2, rows=2),),
+        allotments=tuple(Allotment(stage.device, (stage.layers,), 4, 10, 20) for stage in placed),
+        predicted={"ms_per_token": 7.0},
+    )
+    return replace(plan, **changes)  # type: ignore[arg-type]
+
+
+def test_a_plan_is_executed_as_it_is_with_the_memory_of_today() -> None:
+    plan = planned(("c", 0, 5), ("a", 5, 32))
+    order = order_of_plan(MODEL, plan, ("a", "b", "c"))
+    assert (order.devices, order.min_devices, order.source) == (("a", "c"), 2, "c")
+    executed = order.plan_for([Device("a", GIB), Device("c", GIB // 2)])
+    assert replace(executed, allotments=plan.allotments) == plan
+    for stage, available in zip(plan.routes[0].stages, (GIB // 2, GIB), strict=True):
+        need = memory_bytes(SPEC, stage.layers, quantization="int4", block_size=32, slots=4, context=256)
+        assert executed.allotment(stage.device) == Allotment(stage.device, (stage.layers,), 4, need, available)
+
+
+def test_a_device_that_has_less_memory_than_it_had_is_named_with_what_is_short() -> None:
+    order = order_of_plan(MODEL, planned(("a", 0, 5), ("b", 5, 32)), ("a", "b"))
+    with pytest.raises(Infeasible, match=r"profile and plan again\n  b: \d+ MiB short for layers \[5, 32\)"):
+        order.plan_for([Device("a", GIB), Device("b", 1 << 20)])
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (planned(("a", 0, 32), model="llama2-7b"), "model: is llama2-7b, but wiki-32l is to be served"),
+        (planned(("a", 0, 16), ("z", 16, 32)), r"stages\[1\].device: z is not in cluster.toml, which has a, b"),
+        (planned(("a", 0, 8), ("b", 8, 24), ("a", 24, 32)), r"stages\[2\].device: a has a stage already.*source-first"),
+        (planned(("a", 0, 22)), "stages: end at layer 22, wiki-32l has 32"),
+        (planned(("a", 0, 32), context=4096), "context: is 4096, wiki-32l has 3 to 2048"),
+        (planned(("a", 0, 32), routes=(planned(("a", 0, 32)).routes * 2)), "routes: there are 2.*--replicas"),
+        (planned(("a", 0, 32), allotments=()), "rows: are 2, a has no slots"),
+    ],
+)
+def test_plans_that_cannot_be_executed_name_the_field_and_the_way_out(plan: Plan, message: str) -> None:
+    with pytest.raises(BadPlan, match=message):
+        order_of_plan(MODEL, plan, ("a", "b"))
+
+
+def test_a_plan_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.json.*edgectl plan --out"):
+        load_plan(tmp_path / "absent.json")
 
 
 def _config() -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from agent.device.telemetry import TelemetryRecorder
 from agent.errors import RefusalReason
 from agent.wire.messages import Heartbeat, Telemetry
 from edgectl.status import frames_refused, stages_of, status_of
+from planner.types import StageCost
 from tests.fakes.fake_agents import NAMES, Scene
 
 
@@ -88,6 +90,43 @@ def test_the_whole_status_is_json_and_complete() -> None:
         "heard_s": 0.5,
         "problem": "",
     }
+
+
+def predicted() -> Scene:
+    """The same devices under a plan that a planner with times made."""
+    scene = running()
+    plan = scene.cluster.deployment.plan
+    assert plan is not None
+    costs = tuple(StageCost(compute_ms, hop_ms) for compute_ms, hop_ms in ((4.5, 1.5), (5.0, 2.0), (5.5, 0.25)))
+    scene.cluster.deployment.plan = replace(plan, predicted={"ms_per_token": 16.0, "tokens_per_s": 62.5}, costs=costs)
+    return scene
+
+
+def test_what_was_predicted_stands_beside_what_is_measured() -> None:
+    scene = predicted()
+    status = status_of(scene.cluster, scene.now)
+    assert json.loads(json.dumps(status)) == status
+    assert status["ms_per_token"] == 20.0
+    assert status["predicted"] == {"ms_per_token": 16.0, "tokens_per_s": 62.5, "measured_over_predicted": 1.25}
+    stages = status["stages"]
+    assert isinstance(stages, list)
+    assert [stage["predicted_compute_ms"] for stage in stages] == [4.5, 5.0, 5.5]
+    assert [stage["predicted_hop_ms"] for stage in stages] == [1.5, 2.0, 0.25]
+    assert [stage["compute_ms"] for stage in stages] == [4.0, 5.0, 6.0]
+
+
+def test_nothing_is_predicted_by_a_plan_without_times_and_nothing_measured_before_the_first_token() -> None:
+    status = status_of(running().cluster, 0.0)
+    assert status["predicted"] is None
+    stages = status["stages"]
+    assert isinstance(stages, list)
+    assert {stage["predicted_compute_ms"] for stage in stages} == {None}
+    scene = predicted()
+    for device in scene.cluster.devices:
+        device.heartbeat = None
+    before = status_of(scene.cluster, 0.0)["predicted"]
+    assert isinstance(before, dict)
+    assert before["measured_over_predicted"] is None
 
 
 def test_a_cluster_without_devices_has_a_status_too() -> None:

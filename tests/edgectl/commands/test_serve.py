@@ -47,6 +47,26 @@ def test_what_cannot_be_served_is_said_at_once(
     assert message in text
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--quantize", "int4"), "--quantize"),
+        (("--devices", "agx-1", "--min-devices", "1"), "--devices, --min-devices"),
+        (("--block-size", "32"), "--block-size"),
+    ],
+)
+def test_what_a_plan_has_settled_is_not_asked_for_again(cluster: Path, flags: tuple[str, ...], named: str) -> None:
+    code, text = serve(cluster, "--plan", "plan.json", *flags)
+    assert code == ExitCode.USAGE
+    assert f"{named}: the plan says so already" in text
+
+
+def test_a_plan_that_is_not_there(cluster: Path) -> None:
+    code, text = serve(cluster, "--plan", "/absent/plan.json")
+    assert code == ExitCode.CONFIG
+    assert "/absent/plan.json" in text
+
+
 def test_a_model_that_is_not_there(cluster: Path) -> None:
     code, text = serve(cluster, model="/absent/model")
     assert code == ExitCode.MODEL

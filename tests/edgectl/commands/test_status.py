@@ -7,7 +7,7 @@ import json
 from edgectl.commands.status import describe, stage_rows
 from edgectl.failures import ExitCode
 from edgectl.status import status_of
-from tests.edgectl.test_status import running
+from tests.edgectl.test_status import predicted, running
 from tests.fakes.command_line import edgectl, edgectl_against
 from tests.fakes.fake_agents import Scene
 from tests.fakes.fake_engine import FakeEngine, Script
@@ -31,6 +31,19 @@ def test_the_text_names_devices_stages_and_rates() -> None:
         "50.0 tokens/s",
     ):
         assert part in text
+
+
+def test_a_prediction_is_shown_beside_the_measurement() -> None:
+    scene = predicted()
+    text = describe(status_of(scene.cluster, scene.now))
+    assert "ms per token: 16.00 predicted, 20.00 measured (+25.0 %)" in text
+    (row,) = [line for line in text.splitlines() if line.split()[:3] == ["b", "5.00", "5.00"]]
+    assert row.split()[3] == "2.00"
+
+
+def test_no_prediction_no_table() -> None:
+    scene = running()
+    assert "predicted" not in describe(status_of(scene.cluster, scene.now))
 
 
 def test_unknown_numbers_are_dashes_and_problems_are_told() -> None:
