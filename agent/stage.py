@@ -156,7 +156,7 @@ class Stage:
                     return self._on_hidden_states(origin, device, frame, now)
                 case FrameKind.ANSWER:
                     return self._on_answer(device, frame, now)
-                case FrameKind.PING:
+                case FrameKind.PING | FrameKind.PROBE:
                     return [Reply(origin, Frame(FrameKind.PONG, 0, 0, 0, sent_ns=frame.sent_ns))]
             raise FrameRefused(RefusalReason.HEADER, f"{frame.kind.name} is a reply, not a request")
         except FrameRefused as refused:

@@ -20,6 +20,7 @@ from agent.device.sensors.host import has_nvidia_device
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Run, Send
 from agent.errors import AgentError, BadMessage, ConfigError
+from agent.link_probe import LinkProbe
 from agent.loader import LoadedModel, load_model
 from agent.log import configure
 from agent.measuring import measure_device
@@ -51,6 +52,7 @@ from agent.wire.messages import (
     Loaded,
     LoadProgress,
     MeasureDevice,
+    MeasureLink,
     MeasureProgress,
     Message,
     OpenMicroBatch,
@@ -89,6 +91,7 @@ class Worker:
         self._provider = "cpu"
         self._stage = self._empty_stage()
         self._loaded: LoadedModel | None = None
+        self._probe: LinkProbe | None = None
         self._jobs: deque[Job] = deque()
         self._emitted: list[FromSource] = []
         """Events for the coordinator that have not left yet."""
@@ -128,6 +131,9 @@ class Worker:
 
     def _on_event(self, event: Event) -> None:
         now = time.monotonic()
+        if self._probe is not None and self._probe.owns(event):
+            self._perform(self._probe.on_event(event, now))
+            return
         match event:
             case Received(origin, device, parts):
                 self._telemetry.add("frames_received")
@@ -187,6 +193,8 @@ class Worker:
                 self._unload()
             case MeasureDevice():
                 self._measure_device(message)
+            case MeasureLink():
+                self._measure_link(message)
             case OpenMicroBatch():
                 self._perform(self._stage.open_micro_batch(message))
             case CloseMicroBatch():
@@ -206,6 +214,10 @@ class Worker:
             return
         self._report(now)
         self._perform(self._stage.tick(now))
+        if self._probe is not None:
+            self._perform(self._probe.tick(now))
+            if self._probe.is_done:
+                self._probe = None
 
     def _report(self, now: float, busy: str = "") -> None:
         self._reported_s = now
@@ -286,12 +298,11 @@ class Worker:
         try:
             self._loaded = load_model(request, self._config, self._provider, progress)
         except (AgentError, PlannerError) as problem:
-            logger.error("load_failed", extra={"model": request.model, "code": problem.code, "problem": str(problem)})
-            self._channel.send(Failed("load", problem.code, f"{name}: {problem}"))
+            self._failed("load", problem.code, str(problem))
             return
         except Exception as problem:  # a runtime that cannot load a graph must not take the device with it
             logger.exception("load_failed", extra={"model": request.model})
-            self._channel.send(Failed("load", "load_failed", f"{name}: {type(problem).__name__}: {problem}"))
+            self._failed("load", "load_failed", f"{type(problem).__name__}: {problem}")
             return
         executor = self._loaded.executor
         shape = ModelShape(
@@ -320,6 +331,13 @@ class Worker:
             self._failed("measure-device", "measuring_failed", f"{type(problem).__name__}: {problem}")
         else:
             self._channel.send(DeviceMeasured(request.request, profile))
+
+    def _measure_link(self, request: MeasureLink) -> None:
+        """Begins; the loop's events carry it on. A newer request takes an older one's place."""
+        if self._probe is not None:
+            self._plane.disconnect(self._probe.connection)
+        self._probe = LinkProbe(request, self._config.name, time.monotonic())
+        self._perform(self._probe.start())
 
     def _failed(self, request: str, code: str, problem: str) -> None:
         logger.error("request_failed", extra={"request": request, "code": code, "problem": problem})

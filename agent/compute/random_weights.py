@@ -33,7 +33,8 @@ class RandomWeights:
             return np.ones(shape, np.float32)
         random = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
         if np.prod(shape) <= MOST_DRAWN:
-            return random.standard_normal(shape, dtype=np.float32) * np.float32(self.spread)
+            whole: NDArray[np.float32] = random.standard_normal(shape, dtype=np.float32) * np.float32(self.spread)
+            return whole
         rows, columns = shape
         # Row r begins at element r * step of one drawn sequence: rows differ, and 4 GiB of embedding take 5 MiB.
         step = max(1, (MOST_DRAWN - columns) // rows)

@@ -59,6 +59,7 @@ class FrameKind(IntEnum):
     REFUSAL = 4
     PING = 5
     PONG = 6
+    PROBE = 7
 
 
 class CodecId(IntEnum):
@@ -325,15 +326,17 @@ def _check_payload(frame: Frame) -> None:
     size = len(frame.payload)
     match frame.kind:
         case FrameKind.PREFILL | FrameKind.DECODE:
-            if frame.codec is CodecId.NONE or 0 in frame.shape or frame.shape[0] != len(frame.rows):
+            if frame.shape[0] != len(frame.rows):
                 raise FrameRefused(RefusalReason.SHAPE, f"{frame.shape} for {len(frame.rows)} rows")
             if frame.kind is FrameKind.DECODE and frame.shape[1] != 1:
                 raise FrameRefused(RefusalReason.SHAPE, f"decode of {frame.shape[1]} tokens per row")
             if frame.kind is FrameKind.PREFILL and len(frame.rows) != 1:
                 raise FrameRefused(RefusalReason.SHAPE, f"prefill of {len(frame.rows)} rows")
-            expected = payload_bytes(frame.codec, frame.shape)
-            if size != expected:
-                raise FrameRefused(RefusalReason.PAYLOAD, f"{size} bytes, shape {frame.shape} needs {expected}")
+            _check_hidden_states(frame)
+        case FrameKind.PROBE:
+            if frame.rows:
+                raise FrameRefused(RefusalReason.ROW, f"{len(frame.rows)} rows in a probe, which is of no micro-batch")
+            _check_hidden_states(frame)
         case FrameKind.ANSWER:
             if size > MAX_ANSWER_BYTES:
                 raise FrameRefused(RefusalReason.PAYLOAD, f"answer of {size} bytes, at most {MAX_ANSWER_BYTES}")
@@ -343,3 +346,11 @@ def _check_payload(frame: Frame) -> None:
         case FrameKind.PING | FrameKind.PONG:
             if size:
                 raise FrameRefused(RefusalReason.PAYLOAD, f"{size} bytes in a ping")
+
+
+def _check_hidden_states(frame: Frame) -> None:
+    if frame.codec is CodecId.NONE or 0 in frame.shape:
+        raise FrameRefused(RefusalReason.SHAPE, f"{frame.shape} in codec {frame.codec.name}")
+    expected = payload_bytes(frame.codec, frame.shape)
+    if len(frame.payload) != expected:
+        raise FrameRefused(RefusalReason.PAYLOAD, f"{len(frame.payload)} bytes, shape {frame.shape} needs {expected}")

@@ -15,7 +15,7 @@ from agent.errors import BadMessage
 from planner.profile import DeviceProfile, LinkProfile
 from planner.types import BoundaryType, Codec, Quantization
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 MAX_CONTROL_BYTES = 4 << 20
 """A prompt of 131,072 ids is at most 640 KiB; four MiB also holds the longest list of allowed peers."""

@@ -5,6 +5,7 @@ Whole conversations are in tests/golden, random ones in tests/test_ring_faults.p
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -263,6 +264,14 @@ def test_a_source_that_waits_for_an_answer_does_not_ping() -> None:
 def test_a_ping_is_answered_to_any_device_of_the_list() -> None:
     origin, pong = reply_to(stage().on_parts(b"x", "z", parts(Frame(FrameKind.PING, 0, 0, 0, sent_ns=77)), 0.0))
     assert (origin, pong.kind, pong.sent_ns) == (b"x", FrameKind.PONG, 77)
+
+
+def test_a_probe_is_answered_without_a_micro_batch_and_only_when_it_is_whole() -> None:
+    probe = Frame(FrameKind.PROBE, 0, 0, 0, codec=CodecId.FP16, shape=(1, 3, 2), sent_ns=78, payload=bytes(12))
+    origin, pong = reply_to(stage().on_parts(b"x", "z", parts(probe), 0.0))
+    assert (origin, pong.kind, pong.sent_ns, pong.payload) == (b"x", FrameKind.PONG, 78, b"")
+    _, refusal = reply_to(stage().on_parts(b"x", "z", parts(msgspec.structs.replace(probe, shape=(1, 3, 3))), 0.0))
+    assert refusal.kind is FrameKind.REFUSAL
 
 
 # --- what is measured ---

@@ -51,7 +51,7 @@ row_refs = st.builds(
 @st.composite
 def frames(draw: st.DrawFn) -> Frame:
     kind = draw(st.sampled_from(FrameKind))
-    carries = kind in (FrameKind.PREFILL, FrameKind.DECODE)
+    carries = kind in (FrameKind.PREFILL, FrameKind.DECODE, FrameKind.PROBE)
     rows = draw(row_refs) if kind in (FrameKind.PREFILL, FrameKind.DECODE, FrameKind.ANSWER) else ()
     if kind is FrameKind.PREFILL:
         rows = rows[:1]
@@ -60,7 +60,8 @@ def frames(draw: st.DrawFn) -> Frame:
     payload = b""
     if carries:
         tokens = 1 if kind is FrameKind.DECODE else draw(st.integers(1, 5))
-        shape = (len(rows), tokens, draw(st.integers(1, 6)))
+        count = draw(st.integers(1, codec.MAX_ROWS)) if kind is FrameKind.PROBE else len(rows)
+        shape = (count, tokens, draw(st.integers(1, 6)))
         codec_id = draw(st.sampled_from(CodecId).filter(lambda c: c is not CodecId.NONE))
         payload = draw(st.binary(min_size=1)) * codec.payload_bytes(codec_id, shape)
         payload = payload[: codec.payload_bytes(codec_id, shape)]
@@ -180,7 +181,7 @@ def test_integers_at_and_beyond_their_limits(name: str, index: int, limit: int, 
     ("index", "value", "reason"),
     [
         (1, 0, RefusalReason.HEADER),
-        (1, 7, RefusalReason.HEADER),
+        (1, 8, RefusalReason.HEADER),
         (6, 1, RefusalReason.HEADER),
         (8, 5, RefusalReason.HEADER),
         (5, [[codec.MAX_ROWS, 0, 0]], RefusalReason.ROW),
@@ -204,6 +205,7 @@ def test_integers_at_and_beyond_their_limits(name: str, index: int, limit: int, 
         (8, 0, RefusalReason.SHAPE),
         (1, int(FrameKind.PREFILL), RefusalReason.SHAPE),
         (1, int(FrameKind.PING), RefusalReason.PAYLOAD),
+        (1, int(FrameKind.PROBE), RefusalReason.ROW),
         (9, [2, 1, 5], RefusalReason.PAYLOAD),
         (8, int(CodecId.FP32), RefusalReason.PAYLOAD),
     ],
@@ -216,7 +218,7 @@ def test_a_wrong_field_is_refused_for_its_reason(index: int, value: object, reas
 
 
 def test_the_other_version_is_named_before_anything_else_is_read() -> None:
-    with pytest.raises(FrameRefused, match="version 9, this device 1") as caught:
+    with pytest.raises(FrameRefused, match=f"version 9, this device {PROTOCOL_VERSION}") as caught:
         decode([bytes([0x92, 9, 0xCE, 0, 0, 0, 0]), b""])
     assert caught.value.reason is RefusalReason.VERSION
 
