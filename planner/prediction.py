@@ -52,9 +52,10 @@ def predict(model: CostModel, route: Route, sessions: int) -> Prediction:
         raise ValueError(f"sessions must be at least 1, it is {sessions}")
     if route.layers.stop != model.spec.num_layers:
         raise ValueError(f"the route ends at layer {route.layers.stop}, the model has {model.spec.num_layers}")
+    if route.source != model.source:
+        raise ValueError(f"the route starts at {route.source}, the source is {model.source}")
     alone = model.times(route)
     first_ms = time_to_first_token_ms(model, route)
-    generated = model.workload.tokens
     micro_batches, rows = best_batch(model, route, sessions)
     full = model.times(route, rows)
     waits = waits_ms(full, micro_batches)
@@ -66,7 +67,7 @@ def predict(model: CostModel, route: Route, sessions: int) -> Prediction:
         micro_batches=micro_batches,
         rows=rows,
         joules_per_token=joules_per_token(model, route),
-        objective_ms=(first_ms + (generated - 1) * alone.round_ms) / generated,
+        objective_ms=_request_ms(model, route) / model.workload.tokens,
         stages=tuple(
             StagePrediction(
                 device=stage.device,
@@ -88,6 +89,13 @@ def time_to_first_token_ms(model: CostModel, route: Route) -> float:
     compute_ms = sum(model.prefill_ms(stage.device, stage.layers) for stage in route.stages)
     hops_ms = model.workload.prompt * sum(alone.transfer_ms) + len(model.chunks) * sum(alone.latency_ms)
     return compute_ms + hops_ms + alone.return_ms
+
+
+def _request_ms(model: CostModel, route: Route) -> float:
+    """Prompt and all generated tokens; inf where a link is missing."""
+    steps = model.workload.tokens - 1
+    first_ms = time_to_first_token_ms(model, route)
+    return first_ms + steps * model.times(route).round_ms if steps else first_ms
 
 
 def best_batch(model: CostModel, route: Route, sessions: int) -> tuple[int, int]:
@@ -126,11 +134,13 @@ def joules_per_token(model: CostModel, route: Route) -> float | None:
     """Energy of a request by its generated tokens: busy time at power above idle, and idle power all the time."""
     generated = model.workload.tokens
     decode_steps = generated - 1
-    request_ms = time_to_first_token_ms(model, route) + decode_steps * model.times(route).round_ms
+    request_ms = _request_ms(model, route)
     try:
         powers = {stage.device: model.power(stage.device) for stage in route.stages}
     except BadProfile:
         return None
+    if math.isinf(request_ms):
+        return math.inf
     millijoules = request_ms * sum(power.idle_w for power in powers.values())
     for stage in route.stages:
         power = powers[stage.device]
