@@ -53,6 +53,11 @@ def board_description(root: Path, board: str = "") -> str:
     return " ".join(parts)
 
 
+def gpu_devfreq(root: Path) -> Path | None:
+    """The folder of the GPU's clock, None where the kernel does not scale it."""
+    return next((path for name in GPU_FOLDERS for path in matching(root / "sys/class/devfreq", name)), None)
+
+
 def find_rails(root: Path, board: str) -> tuple[RailFiles, ...]:
     """The power rails of all monitors, in the order of their addresses; unconnected channels are left out."""
     drivers = root / "sys/bus/i2c/drivers"
@@ -73,7 +78,7 @@ class JetsonSensor:
         self._root = root
         self._board = board_description(root, board)
         self._rails = find_rails(root, self._board)
-        self._gpu = next((path for name in GPU_FOLDERS for path in matching(root / "sys/class/devfreq", name)), None)
+        self._gpu = gpu_devfreq(root)
         self._first_counts = self._over_current_counts()
         self._slow: Sample | None = None
 
