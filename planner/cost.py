@@ -246,8 +246,8 @@ class CostModel:
         at = np.array([[a[1] if a is b and len(a) > 1 else b[0] for b in members] for a in members])
         firsts = np.array([[a[0]] for a in members])
         bandwidth = self._bandwidth[firsts, at]
-        with np.errstate(divide="ignore"):
-            per_byte = np.where(bandwidth > 0, waiting * 1e3 / bandwidth, np.inf)
+        per_byte = np.full(bandwidth.shape, np.inf)
+        np.divide(waiting * 1e3, bandwidth, out=per_byte, where=bandwidth > 0)
         back = [self.return_ms(names[0], token_rows) for names in self.classes]
         return Problem(
             counts=tuple(len(names) for names in self.classes),
