@@ -15,7 +15,6 @@ JSON of the same shape is read as well.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,10 @@ else:
 
 FRAME_BYTES = 100
 """What a frame adds to its payload: header, checksum, the transport's own. Measured links have it in their latency."""
+
+_LEAST_MBIT_PER_S = 1e-6
+"""A bit per second: whatever is slower is a mistake, and times must stay finite."""
+_LARGEST = 1e9
 
 LAN_MBIT_PER_S = 940.0
 LAN_LATENCY_MS = 0.2
@@ -132,9 +135,10 @@ def _take(
 
 def _speed(entry: dict[str, object], place: str, default: _Speed | None) -> _Speed:
     bandwidth = _number(entry, "bandwidth_mbit_per_s", place, default.bandwidth_mbit_per_s if default else None)
-    if bandwidth == 0:
+    if bandwidth < _LEAST_MBIT_PER_S:
         raise BadLinks(
-            f"{place}.bandwidth_mbit_per_s", "must be above 0; a pair without a link is one that is not named"
+            f"{place}.bandwidth_mbit_per_s",
+            f"must be above 0 (at least {_LEAST_MBIT_PER_S:g}); leave out pairs without a link",
         )
     latency_ms = _number(entry, "latency_ms", place, default.latency_ms if default else None)
     return _Speed(bandwidth, latency_ms)
@@ -144,8 +148,8 @@ def _number(entry: dict[str, object], key: str, place: str, default: float | Non
     value = entry.get(key, default)
     if value is None:
         raise BadLinks(f"{place}.{key}", "is missing, and there is no [default] for it")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise BadLinks(f"{place}.{key}", f"must be a number from 0, it is {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LARGEST:
+        raise BadLinks(f"{place}.{key}", f"must be a number from 0 to {_LARGEST:g}, it is {value!r}")
     return float(value)
 
 

@@ -25,6 +25,7 @@ SIGNIFICANT_DIGITS = 6
 MOST_BYTES = 64 << 20
 """Of a file; one with 200 devices and all their links has 8 MiB."""
 _LARGEST_NUMBER = 1e15
+_LEAST_BANDWIDTH = 1e-3
 _LARGEST_SIZE = 1 << 24
 _MOST_LAYERS = 4096
 
@@ -103,6 +104,9 @@ def _check_points(profile: ClusterProfile) -> None:
         for name, repeats in repeated.items():
             if repeats:
                 raise BadProfile(f"devices[{index}].{name}", f"two points for {repeats[0]}")
+    for index, link in enumerate(profile.links):
+        if link.bandwidth_bytes_per_s < _LEAST_BANDWIDTH:
+            raise BadProfile(f"links[{index}].bandwidth_bytes_per_s", f"must be at least {_LEAST_BANDWIDTH:g}")
     repeats = _repeats([f"{link.source} to {link.destination}" for link in profile.links])
     if repeats:
         raise BadProfile("links", f"{repeats[0]} is there twice")

@@ -84,6 +84,7 @@ def written() -> dict[str, Any]:
         (("devices", 0, "decode", 0, "rows"), 0, "devices[0].decode[0]: rows"),
         (("devices", 0, "power"), {"idle_w": 1}, "devices[0].power"),
         (("links", 0, "bandwidth_bytes_per_s"), 0, "links[0]: bandwidth_bytes_per_s must be a positive number"),
+        (("links", 0, "bandwidth_bytes_per_s"), 1e-300, "links[0].bandwidth_bytes_per_s: must be at least"),
         (("links", 0, "latency_ms"), -1, "links[0]: latency_ms"),
         (("links", 0, "source"), "c", "links: c is not among the devices: a, b"),
         (("links", 0, "destination"), "a", "links[0]: a link from a to itself"),
