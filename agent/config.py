@@ -81,6 +81,13 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     spin_duration_us: int = 0
     """How long a waiting thread spins before it sleeps. 0: ONNX Runtime's default."""
 
+    board: str = ""
+    """Name of this Jetson, like "agx-orin", where the device tree does not tell it, as in a container: it decides which
+    power rails are summed. Empty: asked of the device tree."""
+
+    jtop: bool = False
+    """Ask jetson-stats too for power and clocks. Members of its group `jtop` can become root."""
+
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto` writes JSON lines under systemd and key=value elsewhere."""
 

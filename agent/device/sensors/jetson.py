@@ -6,6 +6,7 @@ changes slowly or costs more at most twice a second.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -161,12 +162,8 @@ class JetsonSensor:
 def memory_clock_mhz(root: Path) -> float:
     """Of the memory controller (EMC), from debugfs. Raises Missing: mostly only root may read it."""
     for place in EMC_CLOCKS:
-        path = root / place
-        try:
-            return read_number(path) / 1e6
-        except Missing as missing:
-            if "root" in str(missing):
-                raise
+        with contextlib.suppress(Missing):
+            return read_number(root / place) / 1e6
     raise Missing("the memory clock is in debugfs, which only root may read")
 
 

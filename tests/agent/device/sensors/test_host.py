@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.device.sensors.host import (
+    HostSensor,
     board_model,
     boot_id,
     has_nvidia_device,
@@ -117,3 +118,47 @@ def test_linux_does_not_load_psutil() -> None:
         "h.model_memory_bytes(), h.physical_cores(), h.boot_id(), h.board_model(); assert 'psutil' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def rapl(root: Path, energy_uj: int) -> None:
+    for name, text in (("name", "package-0"), ("max_energy_range_uj", "262143328850"), ("energy_uj", str(energy_uj))):
+        put(root, f"sys/class/powercap/intel-rapl:0/{name}", text)
+
+
+def test_a_pc_with_an_energy_counter(tmp_path: Path) -> None:
+    rapl(tmp_path, 1_000_000)
+    put(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "3400000\n")
+    put(tmp_path, "sys/class/thermal/thermal_zone0/type", "x86_pkg_temp\n")
+    put(tmp_path, "sys/class/thermal/thermal_zone0/temp", "48000\n")
+    sensor = HostSensor(tmp_path)
+    first = sensor.sample(10.0)
+    assert (first.energy_j, first.power_w, first.covers) == (0.0, None, "processor")
+    assert "second reading" in first.missing["power_w"]
+    rapl(tmp_path, 13_000_000)
+    second = sensor.sample(10.5)
+    assert (second.energy_j, second.power_w, second.taken_s) == (12.0, 24.0, 10.5)
+    assert (second.cpu_clock_mhz, second.temperatures_c) == (3400.0, {"x86_pkg_temp": 48.0})
+    assert second.missing.keys() == {"gpu_load", "gpu_clock_mhz", "memory_clock_mhz"}
+    sensor.close()
+
+
+def test_a_pc_that_tells_nothing_has_reasons(tmp_path: Path) -> None:
+    found = HostSensor(tmp_path).sample(0.0)
+    assert (found.power_w, found.energy_j, found.cpu_clock_mhz, found.temperatures_c) == (None, None, None, {})
+    assert "RAPL" in found.missing["power_w"]
+    assert found.missing.keys() >= {"cpu_clock_mhz", "temperatures_c", "gpu_load"}
+
+
+def test_a_counter_that_goes_away_is_a_reason(tmp_path: Path) -> None:
+    rapl(tmp_path, 5)
+    sensor = HostSensor(tmp_path)
+    (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").unlink()
+    found = sensor.sample(1.0)
+    assert (found.energy_j, found.power_w) == (None, None)
+    assert "energy_uj" in found.missing["power_w"]
+
+
+def test_this_machine_answers_without_raising() -> None:
+    found = HostSensor().sample(1.0)
+    assert (found.cpu_clock_mhz is None) == ("cpu_clock_mhz" in found.missing)
+    assert (found.temperatures_c == {}) == ("temperatures_c" in found.missing)
