@@ -147,16 +147,18 @@ def _check_executable(model: ServedModel, plan: Plan, devices: Sequence[str]) ->
     for place, stage in enumerate(stages):
         if stage.device not in devices:
             known = ", ".join(devices) or "none"
-            raise BadPlan(f"stages[{place}].device", f"{stage.device} is not in cluster.toml, which has {known}")
+            raise BadPlan(
+                f"routes[0].stages[{place}].device", f"{stage.device} is not in cluster.toml, which has {known}"
+            )
         if stage.device in [other.device for other in stages[:place]]:
             raise BadPlan(
-                f"stages[{place}].device",
+                f"routes[0].stages[{place}].device",
                 f"{stage.device} has a stage already: agents run one stage of a route each, so that a route cannot end "
                 "where it began; plan with --privacy source-first",
             )
     layers = plan.routes[0].layers.stop
     if layers != model.spec.num_layers:
-        raise BadPlan("stages", f"end at layer {layers}, {model.name} has {model.spec.num_layers}")
+        raise BadPlan("routes[0].stages", f"end at layer {layers}, {model.name} has {model.spec.num_layers}")
     if not 3 <= plan.context <= model.spec.max_positions:
         raise BadPlan("context", f"is {plan.context}, {model.name} has 3 to {model.spec.max_positions} positions")
     held = {allotment.device: allotment.slots for allotment in plan.allotments}

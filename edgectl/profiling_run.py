@@ -18,6 +18,7 @@ from agent.wire.control_plane import AsyncControlServer
 from agent.wire.messages import decode, encode
 from agent.wire.security import AllowList, load_key_file
 from edgectl.config import ClusterConfig
+from edgectl.coordinator import ControlServer
 from edgectl.effects import Notice, Send
 from edgectl.failures import ExitCode
 from edgectl.measurements import Settings, Task
@@ -40,6 +41,8 @@ class Bars:
         self._bars: dict[Task, Any] = {}
 
     def planned(self, tasks: Sequence[Task]) -> None:
+        if not tasks:
+            return
         links = sum(bool(task.peer) for task in tasks)
         say(f"measuring {len(tasks) - links} devices and {links} links")
         if not sys.stderr.isatty():
@@ -120,10 +123,25 @@ async def measure_cluster(
     bars = Bars()
     try:
         say(f"waiting for {', '.join(wanted)} at {control.endpoint}")
-        await _Session(profiling, control, bars).run()
+        await run_profiling(profiling, control, bars)
     finally:
         bars.close()
         control.close()
+    return profiling
+
+
+async def run_profiling(profiling: Profiling, control: ControlServer, bars: Bars) -> None:
+    """Carries a profile in the making out to its end. Raises CommandFailure when no device could be measured."""
+    session = _Session(profiling, control, bars)
+    tasks = [asyncio.create_task(session.tick()), asyncio.create_task(session.receive())]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     if not profiling.profiles:
         reasons = "\n".join(f"  {name}: {problem}" for name, problem in profiling.problems.items())
         raise CommandFailure(
@@ -131,35 +149,22 @@ async def measure_cluster(
             f"no device could be measured\n{reasons}",
             "run `edge-agent run` on each device; its journal says what it waits for",
         )
-    return profiling
 
 
 class _Session:
     """Carries effects out in order until nothing is left to do."""
 
-    def __init__(self, profiling: Profiling, control: AsyncControlServer, bars: Bars) -> None:
+    def __init__(self, profiling: Profiling, control: ControlServer, bars: Bars) -> None:
         self._profiling = profiling
         self._control = control
         self._bars = bars
 
-    async def run(self) -> None:
-        ticking = asyncio.create_task(self._tick())
-        receiving = asyncio.create_task(self._receive())
-        try:
-            done, _ = await asyncio.wait([ticking, receiving], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in (ticking, receiving):
-                task.cancel()
-            await asyncio.gather(ticking, receiving, return_exceptions=True)
-
-    async def _tick(self) -> None:
+    async def tick(self) -> None:
         while not self._profiling.is_finished:
             await self._carry_out(self._profiling.on_tick(time.monotonic()))
             await asyncio.sleep(TICK_INTERVAL_S)
 
-    async def _receive(self) -> None:
+    async def receive(self) -> None:
         while not self._profiling.is_finished:
             origin, device, data = await self._control.receive()
             try:

@@ -25,7 +25,7 @@ def test_version() -> None:
 
 def test_help_names_every_command() -> None:
     text = edgectl("--help").stdout
-    for command in ("init", "serve", "generate", "status", "device"):
+    for command in ("init", "serve", "generate", "status", "device", "profile"):
         assert f"  {command} " in text
 
 

@@ -112,9 +112,15 @@ def test_a_device_that_has_less_memory_than_it_had_is_named_with_what_is_short()
     ("plan", "message"),
     [
         (planned(("a", 0, 32), model="llama2-7b"), "model: is llama2-7b, but wiki-32l is to be served"),
-        (planned(("a", 0, 16), ("z", 16, 32)), r"stages\[1\].device: z is not in cluster.toml, which has a, b"),
-        (planned(("a", 0, 8), ("b", 8, 24), ("a", 24, 32)), r"stages\[2\].device: a has a stage already.*source-first"),
-        (planned(("a", 0, 22)), "stages: end at layer 22, wiki-32l has 32"),
+        (
+            planned(("a", 0, 16), ("z", 16, 32)),
+            r"routes\[0\].stages\[1\].device: z is not in cluster.toml, which has a, b",
+        ),
+        (
+            planned(("a", 0, 8), ("b", 8, 24), ("a", 24, 32)),
+            r"routes\[0\].stages\[2\].device: a has a stage already.*source-first",
+        ),
+        (planned(("a", 0, 22)), r"routes\[0\].stages: end at layer 22, wiki-32l has 32"),
         (planned(("a", 0, 32), context=4096), "context: is 4096, wiki-32l has 3 to 2048"),
         (planned(("a", 0, 32), routes=(planned(("a", 0, 32)).routes * 2)), "routes: there are 2.*--replicas"),
         (planned(("a", 0, 32), allotments=()), "rows: are 2, a has no slots"),

@@ -1,0 +1,157 @@
+"""A profile over real bytes and over a real socket, and what becomes of an older one."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from agent.errors import ConfigError
+from agent.wire.messages import (
+    DeviceMeasured,
+    Failed,
+    LinkMeasured,
+    MeasureDevice,
+    MeasureLink,
+    MeasureProgress,
+    Message,
+    ToAgent,
+    decode,
+    encode,
+)
+from agent.wire.security import create_key_file
+from edgectl.config import ClusterConfig, load_config
+from edgectl.failures import ExitCode
+from edgectl.output import CommandFailure
+from edgectl.profiling import Profiling
+from edgectl.profiling_run import Bars, measure_cluster, open_control, profile_of, run_profiling
+from tests.fakes.measured_devices import (
+    SPEC,
+    Bench,
+    cluster_profile,
+    device_profile,
+    link_profile,
+    settings,
+)
+from tests.fakes.sockets import free_port
+
+AT = datetime(2026, 11, 22, 8, 30, tzinfo=timezone.utc)
+
+
+class Wire:
+    """A ControlServer whose devices answer every measurement at once, those of `broken` with a failure."""
+
+    def __init__(self, *names: str, broken: str = "") -> None:
+        self.bench = Bench(dict.fromkeys(names, "boot"), wait_s=math.inf)
+        self.broken = broken
+        self.inbox: asyncio.Queue[tuple[bytes, str, bytes]] = asyncio.Queue()
+        self.inbox.put_nowait((b"a", "a", b"garbage"))
+        for name in names:
+            self.say(name, self.bench.hello(name))
+
+    def say(self, name: str, message: Message) -> None:
+        self.inbox.put_nowait((name.encode(), name, encode(message)))
+
+    async def receive(self) -> tuple[bytes, str, bytes]:
+        return await self.inbox.get()
+
+    async def send(self, origin: bytes, data: bytes) -> bool:
+        name, message = origin.decode(), decode(data, ToAgent)
+        if isinstance(message, MeasureDevice) and name == self.broken:
+            self.say(name, Failed("measure-device", "out_of_memory", f"{name}: no room"))
+        elif isinstance(message, MeasureDevice):
+            self.say(name, MeasureProgress("decode", 1, 2))
+            self.say(name, DeviceMeasured(message.request, device_profile(name)))
+        elif isinstance(message, MeasureLink):
+            self.say(name, LinkMeasured(message.request, link_profile(name, message.peer)))
+        return True
+
+
+def run(wire: Wire) -> Profiling:
+    asyncio.run(run_profiling(wire.bench.profiling, wire, Bars()))
+    return wire.bench.profiling
+
+
+def test_devices_and_links_are_measured_and_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    profile = profile_of(run(Wire("a", "b")), SPEC, at=AT)
+    assert [device.name for device in profile.devices] == ["a", "b"]
+    assert [(link.source, link.destination) for link in profile.links] == [("a", "b"), ("b", "a")]
+    assert (profile.model, profile.quantization, profile.created) == ("m", "int4", "2026-11-22T08:30:00Z")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "measuring 2 devices and 2 links" in err
+    assert "measured a → b" in err
+
+
+def test_a_device_that_fails_is_named_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    profile = profile_of(run(Wire("a", "b", broken="b")), SPEC)
+    assert [device.name for device in profile.devices] == ["a"]
+    assert profile.links == ()
+    assert "warning: b: b: no room" in capsys.readouterr().err
+
+
+def test_without_a_single_device_there_is_no_profile() -> None:
+    with pytest.raises(CommandFailure, match="no device could be measured\n  a: a: no room") as raised:
+        run(Wire("a", broken="a"))
+    assert raised.value.exit_code is ExitCode.UNAVAILABLE
+
+
+def test_what_was_not_measured_again_is_taken_from_the_older_profile() -> None:
+    before = cluster_profile({"a": 7.0, "b": 7.0, "c": 7.0, "gone": 7.0})
+    profiling = Profiling([(name, "key") for name in "abc"], ("b",), settings(), "1.0.0", 1.0)
+    profiling.profiles = {"b": device_profile("b")}
+    profiling.links = {("a", "b"): link_profile("a", "b", latency_ms=9.0)}
+    profiling.problems = {"b → c": "c does not answer"}
+    after = profile_of(profiling, SPEC, before, AT)
+    assert [(device.name, device.decode[0].layer.ms) for device in after.devices] == [
+        ("a", 7.0),
+        ("b", 1.0),
+        ("c", 7.0),
+    ]
+    links = {(link.source, link.destination): link.latency_ms for link in after.links}
+    assert links == {("a", "b"): 9.0, ("a", "c"): 0.25, ("b", "a"): 0.25, ("c", "a"): 0.25, ("c", "b"): 0.25}
+    assert after.created == "2026-11-22T08:30:00Z"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ClusterConfig:
+    create_key_file(tmp_path / "coordinator.key")
+    key = create_key_file(tmp_path / "a.key")
+    path = tmp_path / "cluster.toml"
+    path.write_text(
+        f'[coordinator]\nbind = "tcp://127.0.0.1:{free_port()}"\nkey_file = "coordinator.key"\n'
+        f"[[devices]]\nname = \"a\"\nkey = '{key}'\n"
+    )
+    return load_config(path, {})
+
+
+def test_an_address_in_use_says_to_stop_the_coordinator_first(config: ClusterConfig) -> None:
+    async def occupied() -> None:
+        first = open_control(config)
+        try:
+            with pytest.raises(ConfigError, match="stop `edgectl serve` first"):
+                open_control(config)
+        finally:
+            first.close()
+
+    asyncio.run(occupied())
+
+
+def test_nobody_comes(config: ClusterConfig) -> None:
+    with pytest.raises(CommandFailure, match="a: not connected"):
+        asyncio.run(measure_cluster(config, settings(), ("a",), wait_s=0.0))
+
+
+def test_an_interrupt_leaves_the_address_free(config: ClusterConfig) -> None:
+    async def interrupted() -> None:
+        task = asyncio.create_task(measure_cluster(config, settings(), ("a",), wait_s=60.0))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        open_control(config).close()
+
+    asyncio.run(interrupted())
