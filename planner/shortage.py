@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from planner.cost import CostModel
 from planner.stage_memory import MemoryParts
-from planner.types import LayerRange
 
 MIB = 1 << 20
 
@@ -24,41 +23,44 @@ class _Room:
 
 
 def shortages(model: CostModel) -> list[str]:
-    """Causes for a person, most telling first; for a model that no placement on its devices fits.
-
-    Devices of a route are distinct, so it holds at most what the source, one last device with the head and all
-    others hold together. Where that would do, links are missing.
-    """
+    """Causes for a person, most telling first; for a model that no placement on its devices fits."""
     layers, parts = model.spec.num_layers, model.memory_parts()
     rooms = [_room(model, members, parts) for members in model.classes]
+    own, trusted = rooms[0], model.privacy == "trusted-ends"
+    if trusted:
+        what = "first and last layer and the head"
+        need = parts.stage + parts.first + parts.last + min(layers, 2) * parts.layer
+    else:
+        what, need = "layer 0", parts.stage + parts.first + parts.layer
+    with_head = parts.stage + parts.layer + parts.last
+    best = max(rooms, key=lambda room: room.available)
+    held = _most_layers(rooms, parts, trusted)
+    if own.available < need:
+        cause = f"{model.source}: the source must hold {what}: {_lacking(need, own.available)}"
+    elif best.available < with_head:
+        cause = f"{_who(best)}: layer {layers - 1} and the head: {_lacking(with_head, best.available)}"
+    elif held >= layers:
+        cause = _unreachable(model)
+    else:
+        alone = not trusted and not any(room.last for room in rooms[1:])
+        who = f"only {model.source} can hold the head, and with it" if alone else "all devices together hold"
+        lacking = _mib((layers - held) * parts.layer)
+        cause = f"{who} {held} of {layers} layers; layers [{held}, {layers}) lack {lacking} MiB"
+    return [cause, *(_room_text(room, parts, layers, parts.first if room is own else 0) for room in rooms)]
+
+
+def _most_layers(rooms: list[_Room], parts: MemoryParts, trusted: bool) -> int:
+    """Most layers a route holds where every link is there: on the source, one last device, and all between.
+
+    With trusted ends, or where no other device holds the head, the source is first and last.
+    """
     own, others = rooms[0], rooms[1:]
-    causes = []
-    held = 0
-    if model.privacy == "trusted-ends":
-        need = parts.first + parts.last
-        held = _layers_in(own.available, parts, need) + sum(len(room.names) * room.inner for room in others)
-        least, what = parts.stage + need + min(layers, 2) * parts.layer, "first and last layer and the head"
-    else:
-        held = _layers_in(own.available, parts, parts.first)
-        lasts = [room.last - room.inner for room in others if room.last]
-        if lasts and held:
-            held += sum(len(room.names) * room.inner for room in others) + max(lasts)
-        least, what = parts.stage + parts.first + parts.layer, "layer 0"
-    if own.available < least:
-        causes.append(f"{model.source}: the source must hold {what}: {_lacking(least, own.available)}")
-        held = 0
-    elif model.privacy != "trusted-ends" and not any(room.last for room in rooms):
-        best = max(rooms, key=lambda room: room.available)
-        need = parts.stage + parts.layer + parts.last
-        causes.append(f"{_who(best)}: layer {layers - 1} and the head: {_lacking(need, best.available)}")
-    elif held < layers:
-        rest = LayerRange(held, layers)
-        lacking = len(rest) * parts.layer + (0 if held > own.inner else parts.last)
-        together = "all devices together hold" if others else f"{model.source} is the only device, it holds"
-        causes.append(f"{together} {held} of {layers} layers; layers {rest} lack {_mib(lacking)} MiB")
-    else:
-        causes.append(_unreachable(model))
-    return causes + [_room_text(room, parts, layers, parts.first if room is own else 0) for room in rooms]
+    both_ends = _layers_in(own.available, parts, parts.first + parts.last)
+    between = sum(len(room.names) * room.inner for room in others)
+    lasts = [room.last - room.inner for room in others if room.last]
+    if trusted:
+        return both_ends + between
+    return _layers_in(own.available, parts, parts.first) + between + max(lasts) if lasts else both_ends
 
 
 def _layers_in(available: int, parts: MemoryParts, beside: int = 0) -> int:
@@ -84,7 +86,7 @@ def _who(room: _Room) -> str:
 
 
 def _lacking(need: int, available: int) -> str:
-    return f"{_mib(need)} MiB, {available // MIB} available, {_mib(need - available)} are lacking"
+    return f"{_mib(need)} MiB, {available // MIB} available, {_mib(need) - available // MIB} are lacking"
 
 
 def _unreachable(model: CostModel) -> str:
