@@ -6,6 +6,7 @@ import pytest
 
 from planner.cost import CostModel
 from planner.errors import UnknownName
+from planner.latency import cheapest_route
 from planner.prediction import predict
 from planner.problem import Segment
 from planner.testbed import Testbed, load_testbed, names
@@ -61,6 +62,24 @@ def test_latency_rows(name: str, layers: dict[str, int], expected_ms: float) -> 
     assert prediction.objective_ms == pytest.approx(prediction.ms_per_token)
     for stage in prediction.stages:
         assert stage.memory_bytes <= stage.memory_available_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "expected_ms", "counts"),
+    [
+        ("llama2-7b", 75.09, [1, 5, 26]),
+        ("llama2-13b", 176.09, [1, 22, 17]),
+        ("llama2-70b", 3079.4, [2, *[9] * 8, 6]),
+    ],
+)
+def test_the_optimum_is_the_papers(name: str, expected_ms: float, counts: list[int]) -> None:
+    _, model = loaded(name)
+    solution = cheapest_route(model.latency_problem())
+    assert solution is not None
+    assert solution.gap == 0
+    assert solution.cost == pytest.approx(expected_ms, rel=1e-3)
+    assert predict(model, model.route(solution.segments), 8).ms_per_token == pytest.approx(solution.cost)
+    assert sorted(segment.stop - segment.start for segment in solution.segments) == sorted(counts)
 
 
 def test_throughput_rows() -> None:
