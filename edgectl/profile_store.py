@@ -21,12 +21,16 @@ MAX_AGE_DAYS = 30
 
 DECISIVE = (
     "board",
+    "module",
     "l4t",
     "jetpack",
     "power_mode",
     "governor",
+    "gpu_governor",
+    "gpu_driver",
+    "cores_on",
     "provider",
-    "onnxruntime",
+    "runtime",
     "edgectl",
     "threads",
 )
@@ -146,7 +150,7 @@ def _changes(device: str, then: Fingerprint, now: Fingerprint) -> list[str]:
     changed = []
     for name in DECISIVE:
         before, after = then.get(name), now.get(name)
-        if before is not None and after is not None and str(before) != str(after):
+        if before is not None and after is not None and before != after:
             changed.append(f"{device}: {name.replace('_', ' ')} was {before}, it is {after} now")
     return changed
 

@@ -6,9 +6,10 @@ Nothing here waits by sleeping: a process is awaited through a line it prints.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,11 @@ class ClusterProcesses:
         models_dir: Path = MODEL_DIR.parent,
         memory_limit: str = "1 GiB",
         key_file: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        programs: Path | None = None,
     ) -> Printing:
-        """Starts the agent of a device."""
-        settings = {
+        """Starts the agent of a device; `settings` go into its agent.toml, `programs` is searched before PATH."""
+        values = {
             "name": name,
             "models_dir": str(models_dir),
             "cache_dir": str(self.directory / "cache"),
@@ -118,11 +121,15 @@ class ClusterProcesses:
             "coordinator_key": self.coordinator_key,
             "memory_limit": memory_limit,
             "log_format": "json",
+            **(settings or {}),
         }
         path = self.directory / f"{name}.toml"
-        lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
         path.write_text("\n".join([*lines, "threads = 1"]))
-        self.agents[name] = self._start([*EDGE_AGENT, "run", "--config", str(path)])
+        env = dict(os.environ)
+        if programs is not None:
+            env["PATH"] = f"{programs}{os.pathsep}{env['PATH']}"
+        self.agents[name] = self._start([*EDGE_AGENT, "run", "--config", str(path)], env)
         return self.agents[name]
 
     def start_all(self, *flags: str) -> dict[str, Any]:
@@ -136,8 +143,8 @@ class ClusterProcesses:
         return load_key_file(self.key_file(name)).public
 
     @staticmethod
-    def _start(command: Sequence[str]) -> Printing:
+    def _start(command: Sequence[str], env: Mapping[str, str] | None = None) -> Printing:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
         )
         return Printing(process)
