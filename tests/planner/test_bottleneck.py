@@ -1,0 +1,81 @@
+"""The shortest period for given micro-batches: against trying everything, and what each look proves."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from planner.bottleneck import Ring, shortest_period
+from tests.fakes.random_pipelines import best_period, placements, random_problem_at
+from tests.fakes.random_problems import cluster_problem
+
+
+def random_ring(seed: int, draw: random.Random) -> Ring:
+    problem = random_problem_at(seed, max_layers=7, max_devices=5)(draw.randint(1, 3), draw.randint(1, 3))
+    return Ring(problem, draw.randint(1, 7), draw.choice([1, 1, 2, 3]))
+
+
+def test_the_period_is_the_shortest_and_every_bound_is_below_it():
+    draw = random.Random(1)
+    for seed in range(200):
+        ring = random_ring(seed, draw)
+        shortest = best_period(ring.problem, ring.micro_batches, ring.copies)
+        found = shortest_period(ring)
+        assert found.period == pytest.approx(shortest, rel=1e-9)
+        assert found.lower_bound == found.period
+        assert ring.period_bound() <= shortest * (1 + 1e-12)
+        if found.segments is None:
+            assert math.isinf(shortest)
+        else:
+            assert ring.period(found.segments) == found.period
+
+
+def test_nothing_below_is_said_when_nothing_is():
+    draw = random.Random(2)
+    seen = set()
+    for seed in range(200):
+        ring = random_ring(seed, draw)
+        shortest = best_period(ring.problem, ring.micro_batches, ring.copies)
+        for factor in (0.5, 0.9, 1.1, 3.0):
+            below = factor * shortest if math.isfinite(shortest) else 100.0
+            found = shortest_period(ring, below=below)
+            seen.add(found.segments is None)
+            if math.isfinite(shortest) and factor > 1:
+                assert found.period == pytest.approx(shortest, rel=1e-9)
+            else:
+                assert found.segments is None
+                assert found.lower_bound >= below * (1 - 1e-9)
+    assert seen == {False, True}
+
+
+def test_service_times_hold_every_bottleneck():
+    draw = random.Random(4)
+    for seed in range(100):
+        ring = random_ring(seed, draw)
+        services = ring.service_times()
+        assert (np.diff(services) > 0).all()
+        for tried in placements(ring.problem):
+            if ring.problem.allows(tried.segments):
+                bottleneck = ring.bottleneck(tried.segments)
+                assert bottleneck == pytest.approx(max(tried.others_ms, ring.copies * tried.own_ms))
+                assert np.isclose(services, bottleneck, rtol=1e-10, atol=0).any()
+
+
+def test_equal_layers_have_few_service_times():
+    """Bisection looks at a number of layers and a class, not at a range of layers."""
+    ring = Ring(cluster_problem(3, (1, 11, 2, 1)), 8)
+    assert len(ring.service_times()) <= 2 * 80 * 4 + 4
+
+
+def test_a_placement_within_a_service_time_keeps_to_it():
+    draw = random.Random(6)
+    for seed in range(60):
+        ring = random_ring(seed, draw)
+        services = ring.service_times()
+        for service in services[:: max(1, len(services) // 5)]:
+            found = ring.cheapest_within(float(service))
+            if found is not None:
+                assert ring.bottleneck(found.segments) <= service * (1 + 1e-10)
