@@ -102,7 +102,7 @@ class CostModel:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def decode_ms(self, device: str, layers: LayerRange, rows: int = 1) -> float:
-        """One decode step of `rows` rows in the middle of their answers (equation 1, with rows and context)."""
+        """One decode step of `rows` rows in the middle of their answers (t_comp, with rows and context)."""
         self.device(device)
         times = self._times[device]
         ms = times.stage_ms + len(layers) * times.decode(rows, self.workload.mean_context)
@@ -124,7 +124,7 @@ class CostModel:
         return self._link(a, b)[0]
 
     def transfer_ms(self, a: str, b: str, rows: int = 1) -> float:
-        """How long `rows` hidden states keep the link busy (equation 2, without its latency); inf without a link."""
+        """How long `rows` hidden states keep the link busy (t_comm, without its latency); inf without a link."""
         return rows * self.hidden_bytes * self._link(a, b)[1]
 
     def return_ms(self, last: str, rows: int = 1) -> float:

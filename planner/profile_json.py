@@ -23,7 +23,7 @@ _Value = TypeVar("_Value", bound=Hashable)
 SIGNIFICANT_DIGITS = 6
 """Of measured numbers; no clock of ours is better."""
 MOST_BYTES = 64 << 20
-"""Of a file; one with 200 devices and all their links has 8 MiB."""
+"""Of a file; one with 200 devices and all their links has 12 MiB."""
 _LARGEST_NUMBER = 1e15
 _LEAST_BANDWIDTH = 1e-3
 _LARGEST_SIZE = 1 << 24

@@ -64,7 +64,7 @@ def test_hops_and_the_way_back_by_direction() -> None:
     model = CostModel(replace(profile, links=links), WORKLOAD)
     assert model.transfer_ms("a", "b", rows=2) == pytest.approx(2 * HIDDEN_BYTES / 1e3)
     assert model.latency_ms("a", "b") == 0.5
-    # A token and not its logits (EdgeShard's equation 2 at the last layer).
+    # A token and not its logits, as EdgeShard (arXiv 2405.14371) has it at the last layer.
     assert model.return_ms("b", rows=3) == pytest.approx(3.0 + 3 * TOKEN_BYTES / 2)
     assert model.return_ms("a") == 0
     alone = CostModel(replace(profile, links=()), WORKLOAD)
