@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -19,6 +19,7 @@ from planner.model_spec import ModelSpec
 from planner.types import Allotment, BoundaryType, Codec, Device, LayerRange, Plan, Quantization, Route, Stage
 
 MIB = 1 << 20
+_NO_ROOM = "the layers do not fit"
 
 
 def memory_proportional(
@@ -40,16 +41,15 @@ def memory_proportional(
     of more devices than layers those with the least memory are. Every session gets a micro-batch of its own.
     Raises Infeasible with one cause per device, and ValueError for an unknown or repeated device.
     """
-    need = _Need(spec, quantization, block_size, slots, context)
+    need = partial(memory_bytes, spec, quantization=quantization, block_size=block_size, slots=slots, context=context)
     try:
-        used, ranges = _place(_source_first(devices, source), need, source)
-    except _NoRoom as no_room:
+        placed = proportional_layers(devices, spec.num_layers, need, source)
+    except Infeasible as no_room:
         raise Infeasible(
             f"{model} ({spec.num_layers} layers, {quantization}, {slots} slots of {context} tokens) does not fit; "
             "take fewer slots, a shorter context or int4, or add a device",
             no_room.causes,
         ) from None
-    placed = tuple(zip(used, ranges, strict=True))
     route = Route(tuple(Stage(device.name, layers) for device, layers in placed), micro_batches=slots, rows=1)
     return Plan(
         model=model,
@@ -65,41 +65,35 @@ def memory_proportional(
     )
 
 
-class _NoRoom(Exception):
-    def __init__(self, causes: Sequence[str]) -> None:
-        super().__init__(*causes)
-        self.causes = causes
+def proportional_layers(
+    devices: Sequence[Device], num_layers: int, need: Callable[[LayerRange], int], source: str | None = None
+) -> tuple[tuple[Device, LayerRange], ...]:
+    """Who gets which layers, `need` being the bytes a layer range takes, affine in its length.
+
+    Raises Infeasible with one cause per device, and ValueError for an unknown or repeated device.
+    """
+    used, ranges = _place(_source_first(devices, source), _Need(num_layers, need), source)
+    return tuple(zip(used, ranges, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class _Need:
-    """Bytes a layer range takes, all else being settled."""
+    """Bytes a layer range takes, all else being settled; what the first and the last layer add is theirs alone."""
 
-    spec: ModelSpec
-    quantization: Quantization
-    block_size: int
-    slots: int
-    context: int
+    num_layers: int
+    of: Callable[[LayerRange], int]
 
-    def __call__(self, layers: LayerRange) -> int:
-        return memory_bytes(
-            self.spec,
-            layers,
-            quantization=self.quantization,
-            block_size=self.block_size,
-            slots=self.slots,
-            context=self.context,
-        )
-
-    def of_count(self, count: int, is_last: bool) -> int:
-        """`count` layers, with the head when they are the last of the model; layers are all alike."""
-        stop = self.spec.num_layers if is_last else count
-        return self(LayerRange(stop - count, stop))
+    def of_count(self, count: int, is_first: bool, is_last: bool) -> int:
+        """`count` layers, with the head when they are the last of the model and what layer 0 adds when the first."""
+        start = self.num_layers - count if is_last else 0 if is_first else 1
+        return self.of(LayerRange(start, start + count))
 
     def head_in_layers(self) -> Fraction:
         """What the last device holds beside its layers, counted in layers; the model has at least two."""
-        layer_bytes = self.of_count(2, is_last=True) - self.of_count(1, is_last=True)
-        return Fraction(self.of_count(1, is_last=True) - self.of_count(1, is_last=False), layer_bytes)
+        stop = self.num_layers
+        layer_bytes = self.of(LayerRange(stop - 2, stop)) - self.of(LayerRange(stop - 1, stop))
+        without_head = self.of(LayerRange(stop - 2, stop - 1))
+        return Fraction(self.of(LayerRange(stop - 1, stop)) - without_head, layer_bytes)
 
 
 def _source_first(devices: Sequence[Device], source: str | None) -> list[Device]:
@@ -114,8 +108,8 @@ def _source_first(devices: Sequence[Device], source: str | None) -> list[Device]
 
 
 def _place(devices: list[Device], need: _Need, source: str | None) -> tuple[list[Device], list[LayerRange]]:
-    """The devices that get layers, and which. Raises _NoRoom."""
-    num_layers = need.spec.num_layers
+    """The devices that get layers, and which. Raises Infeasible."""
+    num_layers = need.num_layers
     used = _largest(devices, num_layers, source)
     causes: list[str] = []
     while used:
@@ -127,12 +121,12 @@ def _place(devices: list[Device], need: _Need, source: str | None) -> tuple[list
         place = without_room[0]
         dropped = used.pop(place)
         is_last = place == len(used)
-        short_bytes = need.of_count(1, is_last) - dropped.memory_bytes
+        short_bytes = need.of_count(1, place == 0, is_last) - dropped.memory_bytes
         causes.append(f"{dropped.name}: {_mib(short_bytes)} short for one layer{' and the head' if is_last else ''}")
         if dropped.name == source:
-            raise _NoRoom([f"{causes[-1]}, and the source must hold one"])
+            raise Infeasible(_NO_ROOM, [f"{causes[-1]}, and the source must hold one"])
     if not used:
-        raise _NoRoom(causes or ["there is no device"])
+        raise Infeasible(_NO_ROOM, causes or ["there is no device"])
     if len(used) == 1:
         counts = [num_layers]
     else:
@@ -141,7 +135,7 @@ def _place(devices: list[Device], need: _Need, source: str | None) -> tuple[list
     stops = list(accumulate(counts))
     ranges = [LayerRange(stop - count, stop) for count, stop in zip(counts, stops, strict=True)]
     if sum(most) < num_layers:
-        raise _NoRoom(causes + _shortages(used, ranges, need))
+        raise Infeasible(_NO_ROOM, causes + _shortages(used, ranges, need))
     return used, ranges
 
 
@@ -154,10 +148,10 @@ def _largest(devices: list[Device], count: int, source: str | None) -> list[Devi
 
 def _most_layers(devices: Sequence[Device], need: _Need) -> list[int]:
     """How many layers each device can hold while every other one has at least one."""
-    most = range(1, need.spec.num_layers - len(devices) + 2)
+    most = range(1, need.num_layers - len(devices) + 2)
     last = len(devices) - 1
     return [
-        bisect_right(most, device.memory_bytes, key=partial(need.of_count, is_last=place == last))
+        bisect_right(most, device.memory_bytes, key=partial(need.of_count, is_first=place == 0, is_last=place == last))
         for place, device in enumerate(devices)
     ]
 
@@ -199,9 +193,9 @@ def _rounded(shares: Sequence[Fraction], total: int) -> list[int]:
 def _shortages(devices: Sequence[Device], ranges: Sequence[LayerRange], need: _Need) -> list[str]:
     """What each device lacks for its share of a model that does not fit."""
     return [
-        f"{device.name}: {_mib(need(layers) - device.memory_bytes)} short for layers {layers}"
+        f"{device.name}: {_mib(need.of(layers) - device.memory_bytes)} short for layers {layers}"
         for device, layers in zip(devices, ranges, strict=True)
-        if need(layers) > device.memory_bytes
+        if need.of(layers) > device.memory_bytes
     ]
 
 
