@@ -8,7 +8,7 @@ lengthens L; here both count. `throughput` chooses m and the rows, `replicas` co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,6 +32,8 @@ class Ring:
     problem: Problem
     micro_batches: int
     copies: int = 1
+    search: Callable[[Problem, Ceiling | None], Solution | None] = cheapest_route
+    """The latency search: what it leaves open widens the gap, never breaks the bound."""
 
     def bottleneck(self, segments: Sequence[Segment]) -> float:
         """The busiest server's or link's time per period."""
@@ -54,11 +56,11 @@ class Ring:
     def cheapest_within(self, service: float) -> Solution | None:
         """The least L of placements in which no server or link takes longer than `service`."""
         if math.isinf(service):
-            return cheapest_route(self.problem)
+            return self.search(self.problem, None)
         service *= 1 + SAME / 2
         stage = np.full(self.problem.num_classes, service)
         stage[self.problem.source] /= self.copies
-        return cheapest_route(self.problem, Ceiling(stage, service))
+        return self.search(self.problem, Ceiling(stage, service))
 
     def service_times(self) -> Costs:
         """Every value the bottleneck of a placement can take, ascending: of segments that fit and links that exist."""

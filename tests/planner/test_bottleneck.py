@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from planner.bottleneck import Ring, shortest_period
-from tests.fakes.random_pipelines import best_period, placements, random_problem_at
+from planner.exhaustive import cheapest_by_enumeration
+from planner.problem import Ceiling, Problem, Solution
+from tests.fakes.random_pipelines import Tried, best_period, placements, random_problem_at
 from tests.fakes.random_problems import cluster_problem
 
 
-def random_ring(seed: int, draw: random.Random) -> Ring:
-    problem = random_problem_at(seed, max_layers=7, max_devices=5)(draw.randint(1, 3), draw.randint(1, 3))
-    return Ring(problem, draw.randint(1, 7), draw.choice([1, 1, 2, 3]))
+def random_ring(seed: int, draw: random.Random, *, max_layers: int = 7, copies: int | None = None) -> Ring:
+    problem = random_problem_at(seed, max_layers=max_layers)(draw.randint(1, 3), draw.randint(1, 3))
+    return Ring(problem, draw.randint(1, 7), copies or draw.choice([1, 1, 2, 3]))
 
 
 def test_the_period_is_the_shortest_and_every_bound_is_below_it():
@@ -49,6 +52,36 @@ def test_nothing_below_is_said_when_nothing_is():
                 assert found.segments is None
                 assert found.lower_bound >= below * (1 - 1e-9)
     assert seen == {False, True}
+
+
+def test_what_the_search_leaves_open_stays_in_the_gap():
+    """A search that stops early, here one that answers with any placement and half its cost as the bound."""
+
+    def first_found(problem: Problem, ceiling: Ceiling | None) -> Solution | None:
+        best = cheapest_by_enumeration(problem, ceiling)
+        if best is None:
+            return None
+        worse = next(each.segments for each in placements(problem) if within(problem, ceiling, each))
+        return Solution(worse, problem.cost_of(worse), best.cost / 2, "bounded")
+
+    def within(problem: Problem, ceiling: Ceiling | None, tried: Tried) -> bool:
+        if not problem.allows(tried.segments):
+            return False
+        return ceiling is None or max(tried.own_ms, tried.others_ms) <= ceiling.transfer_cost
+
+    draw = random.Random(12)
+    open_gaps = 0
+    for seed in range(60):
+        ring = random_ring(seed, draw, max_layers=5, copies=1)
+        shortest = best_period(ring.problem, ring.micro_batches)
+        found = shortest_period(replace(ring, search=first_found))
+        if found.segments is None:
+            assert math.isinf(shortest)
+            continue
+        assert found.lower_bound * (1 - 1e-9) <= shortest <= found.period * (1 + 1e-9)
+        assert ring.period(found.segments) == found.period
+        open_gaps += found.lower_bound < found.period
+    assert open_gaps > 10
 
 
 def test_service_times_hold_every_bottleneck():
