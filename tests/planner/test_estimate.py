@@ -6,7 +6,7 @@ import pytest
 
 from planner.catalog import find_device, find_model, parse_device_list
 from planner.cost import CostModel
-from planner.estimate import BANDWIDTH_SHARE, STAGE_MS, estimated_device, estimated_profile
+from planner.estimate import ARITHMETIC_SHARE, BANDWIDTH_SHARE, STAGE_MS, estimated_device, estimated_profile
 from planner.links import lan_links
 from planner.prediction import predict
 from planner.problem import Segment
@@ -85,3 +85,12 @@ def test_a_name_that_is_there_twice_is_refused() -> None:
     device = find_device("rtx-3090")
     with pytest.raises(ValueError, match="d is there twice"):
         estimated_profile("x", find_model("qwen3-8b").spec, [("d", device), ("d", device)], (), INT4)
+
+
+def test_many_rows_compute() -> None:
+    """A slow processor: 64 rows take 64 times the arithmetic, and that is what they wait for."""
+    model = model_of("raspberry-pi-5-8gb", "tinyllama-1.1b", Workload(quantization="int8", context=2048))
+    weights = 44e6
+    layer_ms = 64 * 2 * weights / (ARITHMETIC_SHARE * 0.15e12) * 1e3
+    found = model.decode_ms("raspberry-pi-5-8gb", LayerRange(1, 2), rows=64)
+    assert found == pytest.approx(layer_ms, rel=0.05)
