@@ -1,0 +1,208 @@
+"""`edgectl plan`: which layers on which device, what to expect of it, and whether to split at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from planner.types import Codec, Quantization
+from planner.workload import Objective, Privacy
+
+if TYPE_CHECKING:
+    from edgectl.plan_inputs import PlanOptions
+    from planner.answer import Answer
+
+_Result = TypeVar("_Result")
+
+
+def plan(
+    model: Annotated[
+        str, typer.Option(help="A name like llama2-13b, a model directory, or its config.json. No weights needed.")
+    ],
+    *,
+    profile: Annotated[
+        Path | None, typer.Option(help="Profile of `edgectl profile`. Default: the newest.", show_default=False)
+    ] = None,
+    testbed: Annotated[str | None, typer.Option(help="A testbed of a paper: edgeshard-paper.")] = None,
+    devices: Annotated[
+        str | None, typer.Option(help='Devices nobody measured, like "agx-orin-32gb*12,rtx-3090".')
+    ] = None,
+    links: Annotated[Path | None, typer.Option(help="File of links, TOML or JSON.", show_default=False)] = None,
+    objective: Annotated[Objective, typer.Option(help="What is to be best.")] = "latency",
+    source: Annotated[str | None, typer.Option(help="Device that has the prompt. Default: the first.")] = None,
+    prompt: Annotated[int | None, typer.Option(help="Tokens of a prompt. Default: 32.", show_default=False)] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of an answer. Default: 96.", show_default=False)] = None,
+    batch: Annotated[str, typer.Option(help="Sessions at a time, or auto.", metavar="auto|N")] = "auto",
+    context: Annotated[
+        int | None, typer.Option(help="Tokens each session has room for. Default: 4096.", show_default=False)
+    ] = None,
+    quantize: Annotated[
+        Quantization | None, typer.Option(help="What the weights are run as. Default: the profile's, else int4.")
+    ] = None,
+    block_size: Annotated[
+        int | None, typer.Option(help="Weights that share a scale in int8 and int4.", show_default=False)
+    ] = None,
+    codec: Annotated[Codec | None, typer.Option(help="Type on the wire.", show_default=False)] = None,
+    privacy: Annotated[
+        Privacy, typer.Option(help="What must stay on the source: first layers, both ends, or nothing.")
+    ] = "source-first",
+    replicas: Annotated[bool, typer.Option("--replicas", help="For throughput: also copies of the pipeline.")] = False,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Also list latency against throughput.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why the plan is as it is.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Solve and cost it again in another way.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw it: .svg or .png.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole answer as one line of JSON.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the plan here, for `edgectl serve --plan`.", show_default=False)
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Run it on the cluster and compare.")] = False,
+    cluster: Annotated[Path | None, typer.Option(help="The cluster.toml of --measure.", show_default=False)] = None,
+) -> None:
+    """Plan which layers run where, and say what to expect; exact, and willing to say: do not split."""
+    from edgectl.plan_inputs import PlanOptions
+
+    if plot is not None:
+        from edgectl.plan_plot import check_suffix
+
+        _as_usage(check_suffix, plot)
+    options = PlanOptions(
+        model=model,
+        profile=profile,
+        testbed=testbed,
+        devices=devices,
+        links=links,
+        cluster=cluster,
+        objective=objective,
+        source=source,
+        privacy=privacy,
+        prompt=prompt,
+        tokens=tokens,
+        batch=_batch(batch),
+        context=context,
+        quantization=quantize,
+        block_size=block_size,
+        codec=codec,
+        replicas=replicas,
+        pareto=pareto,
+    )
+    _run(options, explain=explain, verify=verify, plot=plot, as_json=as_json, out=out, measure=measure)
+
+
+def _run(
+    options: PlanOptions,
+    *,
+    explain: bool,
+    verify: bool,
+    plot: Path | None,
+    as_json: bool,
+    out: Path | None,
+    measure: bool,
+) -> None:
+    """Plan, write, show; whatever takes long comes after the plan is safe in its file."""
+    from edgectl.output import emit, emit_json, say
+    from planner.plan_json import answer_as_json
+
+    answer, title = _answer(options)
+    found: dict[str, Any] = answer_as_json(answer)
+    texts: list[str] = []
+    if explain:
+        from planner.explain import explain_plan
+
+        found["explanation"] = list(explain_plan(answer))
+        texts.append("\n".join(found["explanation"]))
+    report = None
+    if verify:
+        from planner.verify import verify_plan
+
+        report = verify_plan(answer)
+        found["verified"] = report.as_json()
+        texts.append(report.describe())
+    if out is not None:
+        _write(out, found)
+        say(f"wrote {out}")
+    if plot is not None:
+        from edgectl.plan_plot import plot_plan
+
+        plot_plan(answer, plot)
+        say(f"wrote {plot}")
+    if measure:
+        from edgectl.plan_report import describe_measured, measured_as_json
+
+        measured = _measured(options, answer)
+        found["measured"] = measured_as_json(measured)
+        texts.append(describe_measured(answer, measured))
+    if as_json:
+        emit_json(found)
+    else:
+        from edgectl.plan_report import describe_plan
+
+        emit("\n\n".join((describe_plan(answer, title), *texts)))
+    if report is not None and not report.ok:
+        from edgectl.failures import ExitCode
+        from edgectl.output import CommandFailure
+
+        raise CommandFailure(ExitCode.FAILURE, "--verify: " + "; ".join(report.differences))
+
+
+def _answer(options: PlanOptions) -> tuple[Answer, str]:
+    """The answer and where its numbers come from."""
+    import os
+
+    from edgectl.output import say
+    from edgectl.plan_inputs import MeasureHere, resolve
+    from planner.answer import make_plan
+
+    def measure_here(*asked: Any) -> Any:
+        from edgectl.this_machine import measure_this_machine
+
+        say("no profile of this model: measuring this machine alone")
+        return measure_this_machine(*asked)
+
+    measuring: MeasureHere = measure_here
+    inputs = _as_usage(resolve, options, os.environ, measuring)
+    for sentence in inputs.said:
+        say(sentence)
+    return make_plan(inputs.request), inputs.title
+
+
+def _measured(options: PlanOptions, answer: Answer) -> Any:
+    import os
+
+    from edgectl.config import find_cluster_file, load_config
+    from edgectl.plan_measure import measure_plan
+
+    config = load_config(find_cluster_file(options.cluster, os.environ), os.environ)
+    work = answer.request.workload
+    return measure_plan(answer.plan, config, options.model, prompt_tokens=work.prompt, tokens=work.tokens)
+
+
+def _as_usage(call: Callable[..., _Result], *arguments: object) -> _Result:
+    """What `call` returns; its ValueError is a wrong option."""
+    try:
+        return call(*arguments)
+    except ValueError as problem:
+        raise typer.BadParameter(str(problem)) from problem
+
+
+def _batch(text: str) -> int | None:
+    """None for auto. Raises BadParameter."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= 4096:
+        raise typer.BadParameter(f"{text!r} is not auto or a number from 1 to 4096", param_hint="--batch")
+    return int(text)
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    """Raises ConfigError when the file cannot be written."""
+    import json
+
+    from agent.errors import ConfigError
+
+    try:
+        path.write_text(json.dumps(found, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    except OSError as problem:
+        raise ConfigError(f"--out {path}: {problem.strerror}") from problem

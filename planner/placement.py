@@ -1,0 +1,181 @@
+"""One objective, one source: the placement the exact planners return, as routes on named devices.
+
+`answer` chooses among sources and describes what is found here; `advice` asks again for changed problems.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from planner.cost import CostModel
+from planner.energy import least_energy
+from planner.latency import cheapest_route
+from planner.pipeline import no_bubbles_rate
+from planner.prediction import best_batch
+from planner.problem import Problem, Segment, Solution
+from planner.replicas import fastest_copies
+from planner.throughput import PipelineSolution, ProblemAt, fastest_pipeline
+from planner.types import LayerRange, Route, Stage
+from planner.workload import Objective
+
+PROVEN = 1e-9
+"""Relative gap up to which a bound is the value: rounding, not search."""
+
+UNITS: dict[Objective, str] = {"latency": "ms per token", "throughput": "ms per token", "energy": "J per token"}
+"""Of `Placement.cost`; for throughput of all sessions together, 1000 / rate."""
+
+Change: TypeAlias = Callable[[Problem], Problem]
+"""What if: a problem in which something is different."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is to be best. Raises ValueError for a batch below 1 and for replicas that cannot help."""
+
+    objective: Objective = "latency"
+    batch: int | None = None
+    """Sessions that have room whatever circulates. None: for throughput the planner chooses how many, at most the
+    workload's; for the others it is the workload's."""
+    replicas: bool = False
+    """Equal copies behind the source's first layers may share the work."""
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch must be at least 1, it is {self.batch}")
+        if self.replicas and self.objective != "throughput":
+            raise ValueError(f"replicas raise throughput; they do nothing for {self.objective}")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What the search found, in the unit of its objective."""
+
+    segments: tuple[Segment, ...]
+    """Of one copy, by class."""
+    routes: tuple[Route, ...]
+    """One per copy, with the micro-batches and rows of each."""
+    sessions: int
+    """Sequences per copy that devices have room for."""
+    cost: float
+    lower_bound: float
+    bound_tokens_per_s: float | None = None
+    """With replicas: what copies that differ cannot exceed either."""
+
+    @property
+    def gap(self) -> float:
+        """Relative distance to the lower bound; 0 for a proven optimum."""
+        return max(0.0, self.cost / self.lower_bound - 1) if self.lower_bound > 0 else 0.0
+
+    @property
+    def optimal(self) -> bool:
+        return self.gap <= PROVEN
+
+
+def unchanged(problem: Problem) -> Problem:
+    return problem
+
+
+def place(model: CostModel, goal: Goal, change: Change = unchanged) -> Placement | None:
+    """The best placement, None when nothing fits. Raises BadProfile for energy where a device has no power."""
+    if goal.objective == "throughput":
+        return _fastest(model, goal, change)
+    solution: Solution | None
+    if goal.objective == "energy":
+        solution = least_energy(lambda idle_w: change(model.energy_problem(idle_w)), model.idle_w_by_class())
+    else:
+        solution = cheapest_route(change(model.latency_problem()))
+    if solution is None:
+        return None
+    sessions = model.workload.sessions
+    route = model.route(solution.segments)
+    micro_batches, rows = best_batch(model, route, sessions)
+    route = replace(route, micro_batches=micro_batches, rows=rows)
+    return Placement(solution.segments, (route,), sessions, solution.cost, min(solution.lower_bound, solution.cost))
+
+
+def place_again(model: CostModel, goal: Goal, found: Placement, change: Change) -> Placement | None:
+    """`place` in a changed world; for throughput with the batch that was chosen before, which is much quicker."""
+    if goal.objective != "throughput" or goal.replicas:
+        return place(model, goal, change)
+    route = found.routes[0]
+    solution = fastest_pipeline(
+        _problem_at(model, found.sessions, change),
+        sessions=route.micro_batches * route.rows,
+        fixed=(route.micro_batches, route.rows),
+    )
+    return _of_pipeline(model, solution, found.sessions) if solution is not None else None
+
+
+def shares_hosts(model: CostModel) -> bool:
+    """Whether two devices are on one machine: their stages then take turns, which the searches do not know."""
+    hosts = [device.host for device in model.profile.devices if device.host]
+    return len(set(hosts)) < len(hosts)
+
+
+def _problem_at(model: CostModel, room: int | None, change: Change) -> ProblemAt:
+    def problem_at(rows: int, sessions: int) -> Problem:
+        return change(model.pipeline_problem(rows, sessions if room is None else room))
+
+    return problem_at
+
+
+def _fastest(model: CostModel, goal: Goal, change: Change) -> Placement | None:
+    limit = goal.batch or model.workload.sessions
+    problem_at = _problem_at(model, goal.batch, change)
+    if goal.replicas:
+        copies = fastest_copies(problem_at, sessions=limit)
+        if copies is None:
+            return None
+        found = _of_pipeline(model, copies.copy, goal.batch)
+        return replace(found, bound_tokens_per_s=copies.bound_tokens_per_s)
+    solution = fastest_pipeline(problem_at, sessions=limit)
+    if solution is None:
+        return None
+    found = _of_pipeline(model, solution, goal.batch)
+    return _with_shared_hosts(model, goal, found, limit) if shares_hosts(model) else found
+
+
+def _of_pipeline(model: CostModel, solution: PipelineSolution, room: int | None) -> Placement:
+    routes = routes_of(model, solution.segments, solution.copies, solution.micro_batches, solution.rows)
+    sessions = solution.micro_batches * solution.rows if room is None else room
+    cost, bound = 1e3 / solution.rate_tokens_per_s, 1e3 / solution.upper_bound_tokens_per_s
+    return Placement(solution.segments, routes, sessions, cost, min(cost, bound))
+
+
+def _with_shared_hosts(model: CostModel, goal: Goal, found: Placement, limit: int) -> Placement:
+    """Costed with stages of one machine taking turns. The search's bound holds: sharing only slows down.
+
+    The placement of the shortest round is looked at too: where stages take turns it is often the better one.
+    """
+    room = found.sessions
+    tried = [(found.segments, found.routes[0])]
+    shortest = cheapest_route(model.pipeline_problem(1, room))
+    if shortest is not None:
+        route = model.route(shortest.segments)
+        micro_batches, rows = best_batch(model, route, min(room, limit))
+        tried.append((shortest.segments, replace(route, micro_batches=micro_batches, rows=rows)))
+    rates = [no_bubbles_rate(model.times(route, route.rows), route.micro_batches, route.rows) for _, route in tried]
+    best = max(range(len(tried)), key=rates.__getitem__)
+    segments, route = tried[best]
+    sessions = room if goal.batch is not None else route.micro_batches * route.rows
+    return Placement(segments, (route,), sessions, 1e3 / rates[best], min(found.lower_bound, 1e3 / rates[best]))
+
+
+def routes_of(
+    model: CostModel, segments: Sequence[Segment], copies: int, micro_batches: int, rows: int
+) -> tuple[Route, ...]:
+    """Devices for the classes of each copy: members in order of use, no device in two copies but the source."""
+    used: Counter[int] = Counter()
+    routes = []
+    for _ in range(copies):
+        stages = []
+        for segment in segments:
+            members = model.classes[segment.device_class]
+            device = members[used[segment.device_class] % len(members)]
+            used[segment.device_class] += 1
+            stages.append(Stage(device, LayerRange(segment.start, segment.stop)))
+        routes.append(Route(tuple(stages), micro_batches=micro_batches, rows=rows))
+    return tuple(routes)
