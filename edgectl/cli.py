@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from agent.errors import AgentError
 from edgectl.commands.generate import generate
 from edgectl.commands.init import add_device, init
+from edgectl.commands.plan import plan
 from edgectl.commands.profile import app as profile_app
 from edgectl.commands.serve import serve
 from edgectl.commands.status import status
@@ -58,6 +59,7 @@ app = typer.Typer(
 device_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Devices of cluster.toml.")
 
 app.command()(init)
+app.command()(plan)
 app.command()(serve)
 app.command()(generate)
 app.command()(status)

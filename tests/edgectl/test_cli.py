@@ -25,7 +25,7 @@ def test_version() -> None:
 
 def test_help_names_every_command() -> None:
     text = edgectl("--help").stdout
-    for command in ("init", "serve", "generate", "status", "device", "profile"):
+    for command in ("init", "plan", "serve", "generate", "status", "device", "profile"):
         assert f"  {command} " in text
 
 
@@ -82,6 +82,7 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 def test_the_app_is_the_whole_tree() -> None:
     assert {command.callback.__name__ for command in app.registered_commands if command.callback} == {
         "init",
+        "plan",
         "serve",
         "generate",
         "status",
