@@ -18,7 +18,7 @@ from planner.cost import CostModel
 from planner.errors import Infeasible
 from planner.latency import cheapest_route
 from planner.memory_proportional import proportional_layers
-from planner.problem import Segment
+from planner.problem import Problem, Segment
 from planner.published import PublishedPlan, algorithm_1, algorithm_2, algorithm_2_steps, expanded
 from planner.shortage import shortages
 from planner.subproblem import limited
@@ -35,10 +35,10 @@ def baseline_routes(model: CostModel) -> dict[str, Route | Infeasible]:
     With trusted ends the last layer of a rule that knows nothing of them is moved back to the source.
     """
     rules: dict[str, Callable[[CostModel], Route]] = {
-        "solo": _solo,
+        "solo": solo,
         "even": _even,
-        "cloud-edge-even": _cloud_edge_even,
-        "cloud-edge-opt": _cloud_edge_opt,
+        "cloud-edge-even": cloud_edge_even,
+        "cloud-edge-opt": cloud_edge_opt,
         "memory-proportional": _memory_proportional,
         "communication-blind": _communication_blind,
         "algorithm-1": _algorithm_1,
@@ -63,11 +63,12 @@ def _checked(model: CostModel, rule: Callable[[CostModel], Route]) -> Route | In
         return refused
     if model.privacy == "trusted-ends":
         route = _closed(route)
-    causes = [*_missing_memory(model, route), *_missing_links(model, route)]
+    causes = [*missing_memory(model, route), *_missing_links(model, route)]
     return Infeasible("it does not fit", causes) if causes else route
 
 
-def _missing_memory(model: CostModel, route: Route) -> list[str]:
+def missing_memory(model: CostModel, route: Route) -> list[str]:
+    """What each device of a route lacks for its layers; empty when it fits."""
     causes = []
     for name in dict.fromkeys(stage.device for stage in route.stages):
         short_bytes = model.memory_used_bytes(name, route) - model.memory_available_bytes(name)
@@ -98,7 +99,7 @@ def _closed(route: Route) -> Route:
 # --- the rules --------------------------------------------------------------------------------------------------------
 
 
-def _solo(model: CostModel) -> Route:
+def solo(model: CostModel) -> Route:
     """Everything on the source (the paper's Edge-Solo)."""
     return _route_of([model.source], [model.spec.num_layers])
 
@@ -111,7 +112,7 @@ def _even(model: CostModel) -> Route:
     while True:
         share, rest = divmod(layers, len(names))
         route = _route_of(names, [share + (place < rest) for place in range(len(names))])
-        lacking = _missing_memory(model, route)
+        lacking = missing_memory(model, route)
         if not lacking:
             return route
         causes += lacking
@@ -122,7 +123,7 @@ def _even(model: CostModel) -> Route:
         names = [name for name in names if name not in tight]
 
 
-def _cloud_edge_even(model: CostModel) -> Route:
+def cloud_edge_even(model: CostModel) -> Route:
     """Half the layers on the source, half on the cloud (the paper's Cloud-Edge-Even)."""
     layers = model.spec.num_layers
     if layers < 2:
@@ -130,14 +131,19 @@ def _cloud_edge_even(model: CostModel) -> Route:
     return _route_of([model.source, _cloud(model)], [layers // 2, layers - layers // 2])
 
 
-def _cloud_edge_opt(model: CostModel) -> Route:
+def cloud_edge_opt(model: CostModel) -> Route:
     """The best cut between source and cloud, or none (the paper's Cloud-Edge-Opt)."""
-    cloud = _cloud(model)
-    problem = limited(model.latency_problem(), [int(k == 0 or cloud in names) for k, names in enumerate(model.classes)])
-    found = cheapest_route(problem)
+    found = cheapest_route(cloud_edge_problem(model, model.latency_problem()))
     if found is None:
+        cloud = _cloud(model)
         raise Infeasible(f"{model.source} and {cloud} do not hold the model", [_rest_lacks(model, cloud)])
     return model.route(found.segments)
+
+
+def cloud_edge_problem(model: CostModel, problem: Problem) -> Problem:
+    """A problem of the model, with the source and the cloud alone."""
+    cloud = _cloud(model)
+    return limited(problem, [int(k == 0 or cloud in names) for k, names in enumerate(model.classes)])
 
 
 def _memory_proportional(model: CostModel) -> Route:
