@@ -226,7 +226,7 @@ def _defaults(options: PlanOptions, profile: ClusterProfile) -> Workload:
         block_size=profile.block_size,
         boundary=profile.boundary,
         codec=profile.boundary,
-        sessions=AUTO_SESSIONS if options.objective == "throughput" else 1,
+        sessions=AUTO_SESSIONS if options.objective == "throughput" or options.pareto else 1,
         context=min(max(DEFAULT_CONTEXT_TOKENS, wanted), max(positions, standard.prompt + standard.tokens)),
     )
 

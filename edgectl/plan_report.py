@@ -23,6 +23,7 @@ MOST_NAMES = 6
 
 def describe_plan(answer: Answer, title: str = "") -> str:
     """The whole answer; --explain, --verify and --measure add to it."""
+    guess = " (estimate)" if answer.estimated else ""
     parts = (
         _headline(answer, title),
         _stages(answer),
@@ -30,8 +31,8 @@ def describe_plan(answer: Answer, title: str = "") -> str:
         _predicted(answer),
         _baselines(answer),
         _trades(answer),
-        "\n".join((*answer.sentences, *answer.advice)),
-        _bound(answer),
+        "\n".join(sentence + guess for sentence in (*answer.sentences, *answer.advice)),
+        _bound(answer) + guess,
         _estimates(answer),
     )
     return "\n\n".join(part for part in parts if part)
@@ -112,10 +113,10 @@ def _baselines(answer: Answer) -> str:
 def _trades(answer: Answer) -> str:
     if not answer.pareto:
         return ""
-    header = ("ms per token", "tokens/s", "stages")
+    header = ("ms per round", "tokens/s", "stages")
     rows = [
         (
-            _number(trade.ms_per_token, answer.estimated),
+            _number(trade.round_ms, answer.estimated),
             _number(trade.tokens_per_s, answer.estimated),
             _path(trade.route),
         )

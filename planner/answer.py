@@ -12,7 +12,7 @@ from planner.cost import CostModel
 from planner.errors import Infeasible
 from planner.latency import cheapest_route
 from planner.pareto import frontier
-from planner.placement import Goal, Placement, place
+from planner.placement import Goal, Placement, place, tokens_per_s
 from planner.prediction import Prediction, predict
 from planner.profile import ClusterProfile
 from planner.shortage import shortages
@@ -51,9 +51,10 @@ class Trade:
     """A placement that no other beats both alone and under load."""
 
     route: Route
-    ms_per_token: float
-    """Of one micro-batch alone in the pipeline."""
+    round_ms: float
+    """A token of one micro-batch alone in the pipeline."""
     tokens_per_s: float
+    """With all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,8 +242,12 @@ def _sentences(request: PlanRequest, model: CostModel, placement: Placement, pre
 
 
 def _trades(model: CostModel, route: Route, sessions: int) -> tuple[Trade, ...]:
+    """Costed again, for devices that share a machine; what is beaten in both then is left out."""
     ring = Ring(model.pipeline_problem(route.rows, sessions), route.micro_batches)
-    return tuple(
-        Trade(model.route(point.segments, route.micro_batches, route.rows), point.round_ms, point.rate_tokens_per_s)
-        for point in frontier(ring, route.rows)
-    )
+    trades: list[Trade] = []
+    for point in frontier(ring, route.rows):
+        other = model.route(point.segments, route.micro_batches, route.rows)
+        rate = tokens_per_s(model, (other,))
+        if not trades or rate > trades[-1].tokens_per_s * (1 + SAME):
+            trades.append(Trade(other, point.round_ms, rate))
+    return tuple(trades)

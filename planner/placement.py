@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -13,7 +13,6 @@ from typing import TypeAlias
 from planner.cost import CostModel
 from planner.energy import least_energy
 from planner.latency import cheapest_route
-from planner.pipeline import no_bubbles_rate
 from planner.prediction import best_batch
 from planner.problem import Problem, Segment, Solution
 from planner.replicas import fastest_copies
@@ -130,7 +129,8 @@ def _fastest(model: CostModel, goal: Goal, change: Change) -> Placement | None:
         if copies is None:
             return None
         found = _of_pipeline(model, copies.copy, goal.batch)
-        return replace(found, bound_tokens_per_s=copies.bound_tokens_per_s)
+        found = replace(found, bound_tokens_per_s=copies.bound_tokens_per_s)
+        return _with_shared_hosts(model, goal, found, limit) if shares_hosts(model) else found
     solution = fastest_pipeline(problem_at, sessions=limit)
     if solution is None:
         return None
@@ -151,17 +151,35 @@ def _with_shared_hosts(model: CostModel, goal: Goal, found: Placement, limit: in
     The placement of the shortest round is looked at too: where stages take turns it is often the better one.
     """
     room = found.sessions
-    tried = [(found.segments, found.routes[0])]
+    tried = [(found.segments, found.routes)]
     shortest = cheapest_route(model.pipeline_problem(1, room))
     if shortest is not None:
         route = model.route(shortest.segments)
         micro_batches, rows = best_batch(model, route, min(room, limit))
-        tried.append((shortest.segments, replace(route, micro_batches=micro_batches, rows=rows)))
-    rates = [no_bubbles_rate(model.times(route, route.rows), route.micro_batches, route.rows) for _, route in tried]
-    best = max(range(len(tried)), key=rates.__getitem__)
-    segments, route = tried[best]
-    sessions = room if goal.batch is not None else route.micro_batches * route.rows
-    return Placement(segments, (route,), sessions, 1e3 / rates[best], min(found.lower_bound, 1e3 / rates[best]))
+        tried.append((shortest.segments, (replace(route, micro_batches=micro_batches, rows=rows),)))
+    rates = [tokens_per_s(model, routes) for _, routes in tried]
+    # Of equals the shortest round.
+    best = len(tried) - 1 if rates[-1] >= rates[0] * (1 - PROVEN) else 0
+    segments, routes = tried[best]
+    sessions = room if goal.batch is not None else routes[0].micro_batches * routes[0].rows
+    cost = 1e3 / rates[best]
+    return Placement(segments, routes, sessions, cost, min(found.lower_bound, cost), found.bound_tokens_per_s)
+
+
+def tokens_per_s(model: CostModel, routes: Sequence[Route]) -> float:
+    """Rate without bubbles of equal copies: servers and the source's first segment take turns for all of them.
+
+    For one route it is `pipeline.no_bubbles_rate`.
+    """
+    first = routes[0]
+    busy: defaultdict[str, float] = defaultdict(float)
+    slowest_ms = 0.0
+    for route in routes:
+        times = model.times(route, first.rows)
+        for stage, compute_ms in zip(route.stages, times.compute_ms, strict=True):
+            busy[model.device(stage.device).host or stage.device] += compute_ms
+        slowest_ms = max(slowest_ms, times.round_ms / first.micro_batches, *times.transfer_ms, 0.0)
+    return 1e3 * len(routes) * first.rows / max(slowest_ms, *busy.values())
 
 
 def routes_of(

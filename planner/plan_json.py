@@ -72,8 +72,7 @@ def answer_as_json(answer: Answer) -> dict[str, object]:
             for each in plan.allotments
         ],
         "pareto": [
-            {"ms_per_token": _number(point.ms_per_token), "tokens_per_s": _number(point.tokens_per_s)}
-            | _route(point.route)
+            {"round_ms": _number(point.round_ms), "tokens_per_s": _number(point.tokens_per_s)} | _route(point.route)
             for point in answer.pareto
         ],
     }

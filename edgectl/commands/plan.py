@@ -176,7 +176,9 @@ def _measured(options: PlanOptions, answer: Answer) -> Any:
 
     config = load_config(find_cluster_file(options.cluster, os.environ), os.environ)
     work = answer.request.workload
-    return measure_plan(answer.plan, config, options.model, prompt_tokens=work.prompt, tokens=work.tokens)
+    model = Path(options.model).expanduser()
+    directory = str(model.parent) if model.is_file() else options.model
+    return measure_plan(answer.plan, config, directory, prompt_tokens=work.prompt, tokens=work.tokens)
 
 
 def _as_usage(call: Callable[..., _Result], *arguments: object) -> _Result:

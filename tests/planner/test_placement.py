@@ -1,0 +1,129 @@
+"""place: objectives against enumeration, machines that are shared, copies."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from planner.cost import CostModel
+from planner.exhaustive import cheapest_by_enumeration
+from planner.pipeline import no_bubbles_rate
+from planner.placement import Goal, place, place_again, routes_of, shares_hosts, tokens_per_s, unchanged
+from planner.problem import Segment
+from planner.profile import ClusterProfile
+from planner.types import LayerRange, Route, Stage
+from planner.workload import Workload
+from tests.fakes.random_profiles import plain_device, plain_profile, random_profile, random_route, random_workload
+
+WORKLOAD = Workload(quantization="fp32", sessions=4, prompt=1, tokens=64, context=128, counts_workspace=False)
+
+
+def on_hosts(*hosts: str, layer_ms: float = 4.0) -> ClusterProfile:
+    names = "abcdef"
+    return plain_profile(
+        *(plain_device(name, layer_ms=layer_ms, host=host or name) for name, host in zip(names, hosts, strict=False))
+    )
+
+
+def test_latency_equals_enumeration() -> None:
+    fitting = 0
+    for seed in range(60):
+        rng = random.Random(seed)
+        model = CostModel(random_profile(rng), random_workload(rng))
+        found, expected = place(model, Goal()), cheapest_by_enumeration(model.latency_problem())
+        assert (found is None) == (expected is None)
+        if found is not None and expected is not None:
+            fitting += 1
+            assert found.cost == pytest.approx(expected.cost, rel=1e-12)
+            assert found.optimal
+    assert fitting > 20
+
+
+def test_a_rate_of_one_route_is_that_of_its_pipeline() -> None:
+    for seed in range(60):
+        rng = random.Random(seed)
+        profile = random_profile(rng)
+        model = CostModel(profile, random_workload(rng))
+        route = random_route(rng, profile, ends_at_source=rng.random() < 0.5)
+        route = replace(route, micro_batches=rng.randint(1, 3), rows=rng.randint(1, 3))
+        expected = no_bubbles_rate(model.times(route, route.rows), route.micro_batches, route.rows)
+        assert tokens_per_s(model, (route,)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_stages_of_one_machine_take_turns() -> None:
+    apart, together = (CostModel(on_hosts(*hosts), WORKLOAD) for hosts in (("", ""), ("one", "one")))
+    assert not shares_hosts(apart)
+    assert shares_hosts(together)
+    goal = Goal("throughput")
+    free, bound = place(apart, goal), place(together, goal)
+    assert free is not None
+    assert bound is not None
+    assert len(free.routes[0].stages) == 2
+    assert len(bound.routes[0].stages) == 1
+    # What devices of their own would do still bounds it, and is out of reach.
+    assert bound.lower_bound == pytest.approx(free.cost)
+    assert bound.cost > free.cost * 1.5
+    assert not bound.optimal
+
+
+def test_copies_on_one_machine_take_turns() -> None:
+    goal = Goal("throughput", replicas=True)
+    apart = place(CostModel(on_hosts("", "", ""), WORKLOAD), goal)
+    together = place(CostModel(on_hosts("", "one", "one"), WORKLOAD), goal)
+    assert apart is not None
+    assert together is not None
+    assert together.cost > apart.cost
+    assert together.bound_tokens_per_s is not None
+
+
+def test_the_rate_of_copies_counts_the_source_for_each() -> None:
+    model = CostModel(on_hosts("", "", ""), WORKLOAD)
+    routes = tuple(
+        Route((Stage("a", LayerRange(0, 3)), Stage(name, LayerRange(3, 6))), micro_batches=4) for name in "bc"
+    )
+    one = tokens_per_s(model, routes[:1])
+    assert one == pytest.approx(1e3 / 13.0), "three layers and the head on b"
+    # Both copies pass the source's three layers of 4 ms in every period.
+    assert tokens_per_s(model, routes) == pytest.approx(2e3 / 24.0)
+
+
+def test_devices_of_copies_are_their_own() -> None:
+    model = CostModel(on_hosts("", "", "", "", ""), WORKLOAD)
+    (source,), others = model.classes
+    segments = (Segment(0, 0, 2), Segment(1, 2, 4), Segment(1, 4, 6))
+    routes = routes_of(model, segments, copies=2, micro_batches=3, rows=2)
+    assert [route.source for route in routes] == [source, source]
+    assert sorted(stage.device for route in routes for stage in route.stages[1:]) == sorted(others)
+    assert all((route.micro_batches, route.rows) == (3, 2) for route in routes)
+
+
+def test_a_fixed_batch_has_room_whatever_circulates() -> None:
+    model = CostModel(on_hosts("", ""), WORKLOAD)
+    fixed, free = place(model, Goal("throughput", batch=4)), place(model, Goal("throughput"))
+    assert fixed is not None
+    assert free is not None
+    assert fixed.sessions == 4
+    assert free.sessions == free.routes[0].micro_batches * free.routes[0].rows
+    assert fixed.cost == pytest.approx(free.cost)
+
+
+def test_asking_again_unchanged_gives_the_same() -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        model = CostModel(random_profile(rng), random_workload(rng))
+        for goal in (Goal(), Goal("throughput")):
+            found = place(model, goal)
+            if found is None or shares_hosts(model):
+                continue
+            again = place_again(model, goal, found, unchanged)
+            assert again is not None
+            assert again.cost == pytest.approx(found.cost, rel=1e-9)
+
+
+def test_goals_that_contradict_themselves() -> None:
+    with pytest.raises(ValueError, match="batch must be at least 1"):
+        Goal(batch=0)
+    with pytest.raises(ValueError, match="replicas raise throughput"):
+        Goal("energy", replicas=True)
