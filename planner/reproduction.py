@@ -12,6 +12,7 @@ from planner.baselines import missing_memory
 from planner.catalog import packaged_table
 from planner.cost import CostModel
 from planner.errors import Infeasible
+from planner.latency import cheapest_route
 from planner.paper_methods import (
     METHODS,
     Cell,
@@ -23,6 +24,7 @@ from planner.paper_methods import (
     value_of,
 )
 from planner.pipeline import bubbles_rate, no_bubbles_rate
+from planner.published import Algorithm1Reading, algorithm_1, expanded
 from planner.types import Route
 
 
@@ -63,8 +65,8 @@ class Study:
     x: tuple[str, ...]
     y_label: str
     series: tuple[Series, ...]
-    paper: str = ""
-    """What the paper says of it."""
+    note: str = ""
+    """What the paper says of it, or what ours rests on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def reproduce() -> Reproduction:
             *_by_bandwidth(table.bandwidth),
             *_by_source(table.source),
             _bubbles(table.bubbles),
+            _algorithm_1(table.bandwidth.models),
         ),
     )
 
@@ -155,7 +158,7 @@ def _by_bandwidth(setting: _Bandwidth) -> tuple[Study, Study]:
     latency = _lines(setting.models, setting.mbit_per_s, lambda name, how, at: least_ms_per_token(model(name, at), how))
     rate = _lines(setting.models, setting.mbit_per_s, lambda name, how, at: best_tokens_per_s(model(name, at), how))
     return (
-        Study("figure 7", f"latency {title}", "Mbit/s", x, "ms per token", latency, setting.paper),
+        Study("figure 7", f"latency {title}", "Mbit/s", x, "ms per token", latency, f"the paper: {setting.paper}"),
         Study(
             "figure 8",
             f"throughput {title}, {sessions} sequences",
@@ -163,7 +166,7 @@ def _by_bandwidth(setting: _Bandwidth) -> tuple[Study, Study]:
             x,
             "tokens per second",
             rate,
-            setting.paper_rate,
+            f"the paper: {setting.paper_rate}",
         ),
     )
 
@@ -180,7 +183,15 @@ def _by_source(setting: _Source) -> tuple[Study, Study]:
 
     latency, rate = lines(least_ms_per_token, alone), lines(best_tokens_per_s, full)
     return (
-        Study("figure 9", f"latency {title}", "source", setting.sources, "ms per token", latency, setting.paper),
+        Study(
+            "figure 9",
+            f"latency {title}",
+            "source",
+            setting.sources,
+            "ms per token",
+            latency,
+            f"the paper: {setting.paper}",
+        ),
         Study(
             "figure 9",
             f"throughput {title}, {sessions} sequences",
@@ -213,4 +224,28 @@ def _bubbles(cells: Sequence[Cell]) -> Study:
             Series("gain in the paper", tuple(cell.paper for cell in cells)),
         ),
         "where memory does not suffice (13B cloud-edge-even) the rates are those it would have",
+    )
+
+
+def _algorithm_1(models: Sequence[str]) -> Study:
+    """What Algorithm 1 believes its plans take, in three readings, beside the least there is."""
+    problems = [paper_model(name).latency_problem() for name in models]
+
+    def claimed(reading: Algorithm1Reading) -> tuple[float | None, ...]:
+        found = (algorithm_1(expanded(problem)[0], reading) for problem in problems)
+        return tuple(None if plan is None else plan.claimed_cost for plan in found)
+
+    readings: tuple[Algorithm1Reading, ...] = ("printed", "once-per-cell", "along-the-path")
+    best = (cheapest_route(problem) for problem in problems)
+    return Study(
+        "algorithm 1",
+        "latency by who pays in its line 13, beside the optimum",
+        "model",
+        tuple(models),
+        "ms per token",
+        (
+            *(Series(f"memory charged {reading}", claimed(reading)) for reading in readings),
+            Series("optimum", tuple(None if found is None else found.cost for found in best)),
+        ),
+        "the paper: a plan for each model",
     )

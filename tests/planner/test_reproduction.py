@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from planner.reproduction import Reproduced, Study, reproduce
+from planner.reproduction import Reproduced, Reproduction, Study, reproduce
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[tuple[str, str, str, str, int], Reproduced]:
+def found() -> Reproduction:
+    return reproduce()
+
+
+@pytest.fixture(scope="module")
+def rows(found: Reproduction) -> dict[tuple[str, str, str, str, int], Reproduced]:
     return {
         (row.cell.model, row.cell.method, row.cell.quantity, row.cell.plan, row.cell.micro_batches): row
-        for row in reproduce().rows
+        for row in found.rows
     }
 
 
 @pytest.fixture(scope="module")
-def studies() -> list[Study]:
-    return list(reproduce().studies)
+def studies(found: Reproduction) -> tuple[Study, ...]:
+    return found.studies
 
 
 def number_of(study: Study, series: str, at: str) -> float | None:
@@ -96,7 +101,7 @@ def test_marks_are_honest(rows: dict[tuple[str, str, str, str, int], Reproduced]
     assert len(latencies) == 8
 
 
-def test_more_bandwidth_is_never_worse(studies: list[Study]) -> None:
+def test_more_bandwidth_is_never_worse(studies: tuple[Study, ...]) -> None:
     latency, rate = studies[:2]
     for study, sign in ((latency, -1), (rate, 1)):
         for line in study.series:
@@ -108,7 +113,7 @@ def test_more_bandwidth_is_never_worse(studies: list[Study]) -> None:
     assert number_of(latency, "llama2-7b edgeshard", "25") == pytest.approx(75.06, abs=0.01)
 
 
-def test_another_source_costs_edgeshard_little(studies: list[Study]) -> None:
+def test_another_source_costs_edgeshard_little(studies: tuple[Study, ...]) -> None:
     latency, rate = studies[2:4]
 
     def more(series: str) -> float:
@@ -124,7 +129,7 @@ def test_another_source_costs_edgeshard_little(studies: list[Study]) -> None:
     assert number_of(rate, "cloud-edge-opt", "nx-0") == pytest.approx(7.63, abs=0.01)
 
 
-def test_bubbles(studies: list[Study]) -> None:
+def test_bubbles(studies: tuple[Study, ...]) -> None:
     study = studies[4]
     assert number_of(study, "with bubbles", "llama2-7b cloud-edge-even") == pytest.approx(6.99, abs=0.01)
     for at in study.x:
@@ -134,3 +139,13 @@ def test_bubbles(studies: list[Study]) -> None:
         # 2 - 1 / m bounds what a barrier can cost; the paper's 13B EdgeShard, 10.45 over 5.24, exceeds it.
         assert 1 <= without / barred <= 2 - 1 / 8
     assert 10.45 / 5.24 > 2 - 1 / 8
+
+
+def test_algorithm_1_on_the_testbed(studies: tuple[Study, ...]) -> None:
+    study = studies[5]
+    values = {line.name.removeprefix("memory charged "): line.values for line in study.series}
+    assert values["printed"] == (None, None, None)
+    assert values["once-per-cell"][0] == pytest.approx(79.39, abs=0.01)
+    assert values["once-per-cell"][1:] == (None, None)
+    assert values["along-the-path"] == pytest.approx((76.75, 181.80, 3100.87), abs=0.01)
+    assert values["optimum"] == pytest.approx((75.09, 176.09, 3079.37), abs=0.01)
