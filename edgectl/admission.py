@@ -21,3 +21,9 @@ def refusal(device: str, first: Hello | WorkerHello, version: str) -> Rejected |
             f"the coordinator protocol {PROTOCOL_VERSION} (edgectl {version})",
         )
     return None
+
+
+def displaced(device: str) -> Rejected:
+    """For an agent whose device a newer connection has taken over."""
+    detail = f"another agent with the key of {device} has connected since; every device needs a key of its own"
+    return Rejected("not_authorized", detail)

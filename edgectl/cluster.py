@@ -41,7 +41,7 @@ from agent.wire.messages import (
     WorkerHello,
     WorkerRestarted,
 )
-from edgectl.admission import refusal
+from edgectl.admission import displaced, refusal
 from edgectl.deploy import Deployment, Order, Phase, naming
 from edgectl.devices import DeviceEvent, DeviceTable
 from edgectl.effects import Effect, Loading, Notice, Ready, Send, SendSource
@@ -178,8 +178,7 @@ class Cluster:
         """A supervisor that has not said Hello yet, or whose device a newer connection has taken over."""
         if not self.devices[device].is_present:
             return []
-        detail = f"another agent with the key of {device} has connected since; every device needs a key of its own"
-        return [Send(origin, Rejected("not_authorized", detail))]
+        return [Send(origin, displaced(device))]
 
     def _on_session_event(
         self, origin: bytes, device: str, event: TokenEvent | SessionEnded | SessionFailed, now: float

@@ -30,7 +30,7 @@ from agent.wire.messages import (
     WorkerHello,
     WorkerRestarted,
 )
-from edgectl.admission import refusal
+from edgectl.admission import displaced, refusal
 from edgectl.devices import DeviceEvent, DeviceRecord, DeviceTable
 from edgectl.effects import Notice, Send
 from edgectl.measurements import Settings, Task, may_begin, tasks_for
@@ -130,7 +130,8 @@ class Profiling:
         if isinstance(message, (Hello, WorkerHello)):
             effects = self._on_first(origin, record, message, now)
         elif origin != record.origin:
-            effects = []  # Another connection than its supervisor's has nothing to say here.
+            # Another agent with the same key, or one that has not said Hello yet.
+            effects = [Send(origin, displaced(device))] if record.is_present else []
         else:
             record.heard = now
             record.apply(DeviceEvent.HEARD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.wire.messages import PROTOCOL_VERSION, Hello, WorkerHello
-from edgectl.admission import refusal
+from edgectl.admission import displaced, refusal
 
 
 def hello(device: str = "a", protocol: int = PROTOCOL_VERSION) -> Hello:
@@ -32,3 +32,9 @@ def test_another_protocol_is_refused_naming_both_versions() -> None:
     assert refused.code == "version_mismatch"
     for part in (f"protocol {PROTOCOL_VERSION + 1} (edgectl 9.9.9)", f"protocol {PROTOCOL_VERSION} (edgectl 1.0.0)"):
         assert part in refused.detail
+
+
+def test_whose_device_was_taken_over_is_told_that_keys_are_not_shared() -> None:
+    refused = displaced("a")
+    assert refused.code == "not_authorized"
+    assert "every device needs a key of its own" in refused.detail

@@ -217,6 +217,16 @@ def test_a_connection_that_breaks_and_comes_back_costs_nothing() -> None:
     assert bench.profiling.is_finished
 
 
+def test_another_agent_with_the_same_key_is_told_so_and_not_believed() -> None:
+    bench = Bench({"a": "x"})
+    bench.connect()
+    number = bench.asked[0][1].request
+    bench.say("a", DeviceMeasured(number, device_profile("a", layer_ms=77.0)), life=1)
+    assert not bench.profiling.profiles
+    refused = bench.sent[-1]
+    assert (refused.origin, isinstance(refused.message, Rejected)) == (b"a:1", True)
+
+
 def test_one_device_again_measures_its_links_to_those_known_already() -> None:
     bench = Bench(APART, wanted=("b",), known=("a",))
     bench.connect()
