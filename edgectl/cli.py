@@ -17,6 +17,7 @@ from edgectl.commands.generate import generate
 from edgectl.commands.init import add_device, init
 from edgectl.commands.plan import plan
 from edgectl.commands.profile import app as profile_app
+from edgectl.commands.reproduce import app as reproduce_app
 from edgectl.commands.serve import serve
 from edgectl.commands.status import status
 from edgectl.engine import EngineError
@@ -66,6 +67,7 @@ app.command()(status)
 device_app.command("add")(add_device)
 app.add_typer(device_app, name="device")
 app.add_typer(profile_app, name="profile")
+app.add_typer(reproduce_app, name="reproduce")
 
 
 def _show_version(wanted: bool) -> None:

@@ -25,7 +25,7 @@ def test_version() -> None:
 
 def test_help_names_every_command() -> None:
     text = edgectl("--help").stdout
-    for command in ("init", "plan", "serve", "generate", "status", "device", "profile"):
+    for command in ("init", "plan", "serve", "generate", "status", "device", "profile", "reproduce"):
         assert f"  {command} " in text
 
 
