@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 from planner.baselines import cloud_edge_even, cloud_edge_opt, cloud_edge_problem, missing_memory, solo
 from planner.cost import CostModel
 from planner.errors import Infeasible
 from planner.latency import cheapest_route
 from planner.pipeline import no_bubbles_rate
 from planner.prediction import predict
-from planner.problem import Ceiling, Problem, Segment
+from planner.problem import Problem, Segment
 from planner.profile import LinkProfile
-from planner.published import bottleneck_cost
 from planner.shortage import shortages
 from planner.testbed import load_testbed
 from planner.throughput import PipelineSolution, fastest_pipeline
@@ -114,12 +111,7 @@ def _least_bottleneck(model: CostModel, rows: int) -> Route:
     """EdgeShard's own objective, equation 10; of equal bottlenecks the shortest round, to be kind."""
     problem = model.pipeline_problem(rows, model.workload.sessions)
     found = fastest_pipeline(lambda rows, sessions: problem, sessions=1, fixed=(_UNBOUNDED, rows))
-    if found is None:
-        return _found(model, None)
-    longest = bottleneck_cost(problem, found.segments) * (1 + 1e-9)
-    ceiling = Ceiling(np.full(problem.num_classes, longest), longest)
-    shortest = cheapest_route(problem, ceiling)
-    return _found(model, found.segments if shortest is None else shortest.segments)
+    return _found(model, None if found is None else found.segments)
 
 
 def _found(model: CostModel, segments: Sequence[Segment] | None) -> Route:

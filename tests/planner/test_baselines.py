@@ -57,6 +57,35 @@ def test_by_hand() -> None:
     assert lengths(found["communication-blind"]) == [("a", 1), ("b", 5)]
 
 
+def test_layers_that_do_not_divide() -> None:
+    devices = [plain_device("a"), plain_device("b", layer_ms=1), plain_device("c")]
+    found = baseline_routes(model_of(*devices, num_layers=7))
+    assert lengths(found["even"]) == [("a", 3), ("b", 2), ("c", 2)]
+    assert lengths(found["cloud-edge-even"]) == [("a", 3), ("b", 4)]
+
+
+def test_communication_blind_is_blind_to_latency_bandwidth_and_the_way_back() -> None:
+    quick = [plain_device("a", layer_ms=9), plain_device("b", layer_ms=1)]
+    for link in ({"latency_ms": 1e4}, {"bandwidth": 1.0}):
+        links = (plain_link("a", "b", **link), plain_link("b", "a", **link))
+        model = CostModel(replace(plain_profile(*quick), links=links), WORKLOAD)
+        found = baseline_routes(model)
+        assert lengths(found["communication-blind"]) == [("a", 1), ("b", 5)]
+        assert lengths(found["cloud-edge-opt"]) == [("a", 6)]
+
+
+def test_memory_proportional_counts_the_embedding_on_the_source_alone() -> None:
+    """A spec whose embedding weighs as much as many layers: the source holds fewer, the others are not charged."""
+    profile = plain_profile(*(plain_device(name) for name in "abc"), num_layers=12)
+    profile = replace(profile, spec=replace(profile.spec, vocab_size=20_000, tied_embeddings=True))
+    workload = replace(WORKLOAD, counts_embedding=True)
+    need = CostModel(profile, workload).memory_bytes
+    sizes = {"a": need("a", LayerRange(0, 2)), "b": need("b", LayerRange(2, 7)), "c": need("c", LayerRange(7, 12))}
+    devices = tuple(replace(device, memory_bytes=sizes[device.name]) for device in profile.devices)
+    found = baseline_routes(CostModel(replace(profile, devices=devices), workload))
+    assert lengths(found["memory-proportional"]) == [("a", 2), ("b", 5), ("c", 5)]
+
+
 def test_even_leaves_out_who_cannot_hold_a_share_and_keeps_the_order() -> None:
     small = plain_device("small", memory_mib=held_mib(1) - 1)
     found = baseline_routes(model_of(plain_device("a"), small, plain_device("b")))

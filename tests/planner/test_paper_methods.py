@@ -19,10 +19,10 @@ from planner.paper_methods import (
     route_of,
     value_of,
 )
+from planner.problem import Ceiling
 from planner.profile import PrefillPoint, Timing
 from planner.published import algorithm_2_steps, bottleneck_cost
 from planner.recost import recost
-from planner.throughput import fastest_pipeline
 from planner.types import LayerRange, Route
 from tests.fakes.random_pipelines import placements
 from tests.fakes.random_problems import random_problem
@@ -207,11 +207,24 @@ def test_the_slow_link_follows_the_source() -> None:
     assert pairs["agx-0", "cloud-0"] == pairs["nx-0", "agx-0"] == pytest.approx(2.62144)
 
 
-def test_a_plan_with_a_latency_bound_bottleneck_keeps_its_bottleneck() -> None:
-    """Of equal bottlenecks the shortest round is taken, to be kind: it must still be the least bottleneck."""
+def test_the_least_bottleneck_takes_the_shortest_round_there_is() -> None:
+    """By the search that knows ceilings: no plan within the bottleneck has a shorter round."""
     cost = paper_model(SEVEN)
     problem = cost.pipeline_problem(1, cost.workload.sessions)
-    least = fastest_pipeline(lambda rows, sessions: problem, sessions=1, fixed=(10**6, 1))
-    assert least is not None
-    route = route_of(cost, Cell(model=SEVEN, method="edgeshard", plan="bottleneck"))
-    assert cost.times(route).bottleneck_ms == pytest.approx(bottleneck_cost(problem, least.segments))
+    times = cost.times(route_of(cost, Cell(model=SEVEN, method="edgeshard", plan="bottleneck")))
+
+    def within(longest: float) -> float | None:
+        found = cheapest_route(problem, Ceiling(np.full(problem.num_classes, longest), longest))
+        return None if found is None else found.cost
+
+    assert within(times.bottleneck_ms * (1 - 1e-6)) is None
+    assert within(times.bottleneck_ms) == pytest.approx(times.round_ms)
+
+
+def test_kv_cache_is_reserved_for_all_sessions_whatever_circulates() -> None:
+    cost = paper_model(SEVEN)
+    cell = Cell(model=SEVEN, method="edgeshard", micro_batches=1)
+    alone = value_of(cost, cell, route_of(cost, cell))
+    assert alone == pytest.approx(1e3 / 75.09, rel=1e-4)
+    fewer = paper_model(SEVEN, sessions=1)
+    assert value_of(fewer, cell, route_of(fewer, cell)) > alone * 1.03

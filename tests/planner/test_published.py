@@ -15,6 +15,7 @@ from planner.exhaustive import cheapest_by_enumeration
 from planner.latency import cheapest_route
 from planner.problem import Problem, Segment
 from planner.published import (
+    Algorithm1Reading,
     PublishedPlan,
     algorithm_1,
     algorithm_2,
@@ -152,12 +153,12 @@ def test_e2_memory_along_the_path_fits_and_is_not_the_optimum() -> None:
 
 
 @pytest.mark.parametrize("reading", ["printed", "once-per-cell"])
-def test_e3_an_exact_fit_is_refused_by_algorithm_1(reading: str) -> None:
+def test_e3_an_exact_fit_is_refused_by_algorithm_1(reading: Algorithm1Reading) -> None:
     problem = problem_of([[1, 1], [1, 1]], [1, 1])
     ours = cheapest_route(problem)
     assert ours is not None
     assert ours.segments == (Segment(0, 0, 1), Segment(1, 1, 2))
-    assert algorithm_1(problem, reading) is None  # type: ignore[arg-type]
+    assert algorithm_1(problem, reading) is None
     assert sizes(algorithm_1(problem, "along-the-path")) == [(0, 0, 1), (1, 1, 2)]
 
 
@@ -251,6 +252,21 @@ def test_repaired_algorithm_2_is_the_optimum() -> None:
         if repaired is not None:
             assert problem.allows(repaired.segments)
             assert repaired.claimed_cost == pytest.approx(bottleneck_cost(problem, repaired.segments))
+
+
+@pytest.mark.parametrize("reading", ["printed", "once-per-cell", "along-the-path"])
+def test_algorithm_1_claims_what_its_plan_costs(reading: Algorithm1Reading) -> None:
+    """Segments, hops and the way back are all charged, whatever else is wrong."""
+    claims = 0
+    for seed in range(120):
+        problem, _ = expanded(random_problem(seed, ends_at_source=False))
+        found = algorithm_1(problem, reading)
+        if found is not None:
+            claims += 1
+            assert found.claimed_cost == pytest.approx(total_cost(problem, found.segments))
+            distinct = len({segment.device_class for segment in found.segments}) == len(found.segments)
+            assert not distinct or found.claimed_cost == pytest.approx(problem.cost_of(found.segments))
+    assert claims >= 40
 
 
 def test_expanded_keeps_costs_and_puts_the_source_first() -> None:
