@@ -114,7 +114,6 @@ def _difference(more: Problem, less: Problem) -> Problem:
 
 
 def _used(problem: Problem, segments: Sequence[Segment]) -> Used:
-    """Devices per class; the source counts once, also if it has two segments."""
+    """Devices per class. The source's two segments count twice; its idle power is charged apart."""
     devices = Counter(segment.device_class for segment in segments)
-    devices[problem.source] = 1
     return tuple(devices[k] for k in range(problem.num_classes))

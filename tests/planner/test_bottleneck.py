@@ -11,6 +11,7 @@ import pytest
 
 from planner.bottleneck import Ring, shortest_period
 from planner.exhaustive import cheapest_by_enumeration
+from planner.latency import cheapest_route
 from planner.problem import Ceiling, Problem, Solution
 from tests.fakes.random_pipelines import Tried, best_period, placements, random_problem_at
 from tests.fakes.random_problems import cluster_problem
@@ -101,6 +102,26 @@ def test_equal_layers_have_few_service_times():
     """Bisection looks at a number of layers and a class, not at a range of layers."""
     ring = Ring(cluster_problem(3, (1, 11, 2, 1)), 8)
     assert len(ring.service_times()) <= 2 * 80 * 4 + 4
+
+
+def test_bisection_asks_for_few_latency_searches():
+    """Forty layers of their own on four devices have over two thousand service times."""
+    asked = []
+
+    def counting(problem: Problem, ceiling: Ceiling | None) -> Solution | None:
+        asked.append(ceiling)
+        return cheapest_route(problem, ceiling)
+
+    rng = np.random.default_rng(7)
+    problem = cluster_problem(7, (1, 1, 1, 1), layers=40, capacity=3.0)
+    problem = replace(problem, unit_cost=problem.unit_cost * rng.uniform(0.2, 5, problem.unit_cost.shape))
+    for micro_batches in range(1, 40):
+        asked.clear()
+        ring = Ring(problem, micro_batches, search=counting)
+        found, services = shortest_period(ring), ring.service_times()
+        assert found.lower_bound == found.period
+        assert len(services) > 2000
+        assert len(asked) <= 2 + np.log2(len(services))
 
 
 def test_a_placement_within_a_service_time_keeps_to_it():

@@ -73,6 +73,28 @@ def test_no_placement_takes_less_energy():
     assert branched > 20, "least energy and least time should often disagree"
 
 
+def test_how_many_of_a_class_is_chosen_too():
+    """Classes of several devices, needed or not by what waiting costs; the search leaves its first box in most."""
+    seen = Counter[int]()
+    for seed in range(100, 100 + INSTANCES // 5):
+        rng = np.random.default_rng([seed, 4])
+        times = cluster_problem(seed, (1, 3, 2), layers=6, capacity=float(rng.uniform(2, 6)))
+        times = replace(
+            times,
+            unit_cost=times.unit_cost * rng.uniform(0.5, 2, times.unit_cost.shape),
+            hop_cost_per_byte=times.hop_cost_per_byte * rng.choice([0.05, 0.3, 1]),
+        )
+        idle_w = rng.uniform(0, 10, 3)
+        active_w = idle_w + rng.uniform(0, 300, 3)
+        tried = [each.segments for each in placements(times) if times.allows(each.segments)]
+        solution = least_energy(powered(times, active_w, idle_w), idle_w)
+        assert solution is not None
+        assert solution.method == "exact"
+        assert solution.cost == pytest.approx(min(joules(times, each, active_w, idle_w) for each in tried), rel=1e-9)
+        seen[len(solution.segments)] += 1
+    assert len(seen) > 3
+
+
 def test_a_fast_device_that_idles_dearly_is_left_off():
     """Half the time at four times the power is not worth it; with cheap idling it is."""
     times = Problem(

@@ -69,7 +69,7 @@ def test_a_seed_gives_one_run_and_another_seed_another():
 
 
 def test_a_loss_costs_a_time_out_and_a_transmission_on_average():
-    loss, time_out_ms, rounds = 0.1, 30.0, 20_000
+    loss, time_out_ms, rounds = 0.3, 5.0, 20_000
     run = simulate(TIMES, 1, rounds, disturbance=Disturbance(loss=loss, retransmission_ms=time_out_ms, seed=5))
     lost = loss / (1 - loss)
     expected_ms = TIMES.round_ms + lost * (sum(TIMES.transfer_ms) + 3 * time_out_ms)
