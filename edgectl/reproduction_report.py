@@ -86,7 +86,7 @@ def _table_iv(rows: Sequence[Reproduced], quantity: Quantity) -> str:
             method_of(row),
             _number(row.cell.paper),
             _number(row.ours),
-            "-" if row.difference is None else f"{row.difference:+.1%}",
+            _off_by(row.difference),
             row.cell.mark,
             row.cell.note,
         )
@@ -126,6 +126,11 @@ def _is_wide(study: Study) -> bool:
 
 def _line(line: Series) -> tuple[str, ...]:
     return (line.name, *map(_number, line.values))
+
+
+def _off_by(difference: float | None) -> str:
+    # Adding 0 takes the sign off a zero.
+    return "-" if difference is None else f"{round(difference, 3) + 0.0:+.1%}"
 
 
 def _number(value: float | None) -> str:

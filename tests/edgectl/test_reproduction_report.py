@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,17 @@ def test_the_json_is_complete_and_finite(found: Reproduction) -> None:
 def test_methods_name_what_their_number_rests_on(found: Reproduction) -> None:
     names = [(row.cell.model, row.cell.quantity, method_of(row)) for row in found.rows]
     assert len(set(names)) == len(names)
+
+
+def test_the_document_shows_what_is_printed(found: Reproduction, request: pytest.FixtureRequest) -> None:
+    document = Path(__file__).parents[2] / "docs" / "reproduction.md"
+    text = document.read_text(encoding="utf-8")
+    before, fence, after = text.partition("```text\n")
+    printed, end, rest = after.partition("```\n")
+    assert fence
+    assert end
+    now = describe_reproduction(found) + "\n"
+    if request.config.getoption("--rewrite-golden"):
+        document.write_text(f"{before}{fence}{now}{end}{rest}", encoding="utf-8")
+        return
+    assert printed == now, "`pytest tests/edgectl/test_reproduction_report.py --rewrite-golden` takes this over"
