@@ -9,7 +9,7 @@ from typing import Any
 
 from planner.answer import PlanRequest
 from planner.cost import hidden_bytes
-from planner.profile import LinkProfile, PowerProfile
+from planner.profile import DeviceProfile, LinkProfile, PowerProfile
 from planner.workload import Workload
 from tests.fakes.random_profiles import plain_device, plain_link, plain_profile
 
@@ -48,8 +48,8 @@ def request_of(case: dict[str, Any]) -> PlanRequest:
 
 
 def _device(
-    name: str, layer_ms: float, memory_mib: int, host: str = "", idle_w: float | None = None, load_w: float = 0.0
-) -> Any:
+    *, name: str, layer_ms: float, memory_mib: int, host: str = "", idle_w: float | None = None, load_w: float = 0.0
+) -> DeviceProfile:
     power = None
     if idle_w is not None:
         power = PowerProfile(idle_w=idle_w, decode_w=load_w, prefill_w=load_w, source="sysfs")
