@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import random
 from collections import Counter
@@ -10,8 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from planner.cost import CostModel
 from planner.problem import Problem, Segment
 from planner.replicas import copy_problem, fastest_copies, rate_bound
+from planner.testbed import load_testbed
 from planner.throughput import ProblemAt, fastest_pipeline
 from tests.fakes.random_pipelines import placements, random_problem_at
 
@@ -104,6 +107,19 @@ def test_eleven_copies_behind_one_layer_at_the_source():
     assert solution.copy.rate_tokens_per_s > chain.rate_tokens_per_s
 
 
+@pytest.mark.parametrize(("rows", "rate_tokens_per_s"), [(1, 76.94), (4, 251.84), (8, 405.47)])
+def test_copies_on_the_papers_testbed(rows, rate_tokens_per_s):
+    """7B fits one AGX Orin: eleven copies behind the source's layer 0, where the paper reports 52.45 tokens/s."""
+    testbed = load_testbed("edgeshard-paper", "llama2-7b")
+    workload = replace(testbed.defaults, sessions=11 * rows)
+    model = CostModel(testbed.profile, workload, source=testbed.source)
+    solution = fastest_copies(model.pipeline_problem, sessions=11 * rows, copies=11)
+    assert solution is not None
+    assert (solution.copy.micro_batches, solution.copy.rows) == (1, rows)
+    assert [segment.stop for segment in solution.copy.segments] == [1, 32]
+    assert solution.copy.rate_tokens_per_s == pytest.approx(rate_tokens_per_s, abs=0.005)
+
+
 def test_the_source_serves_every_copy():
     """With a source of 20 ms for its layer, eleven copies wait for it: 20 ms each, whatever the copies do."""
 
@@ -116,6 +132,31 @@ def test_the_source_serves_every_copy():
     assert solution.copy.rate_tokens_per_s == pytest.approx(1e3 / 20)
     # Eleven rows at a time would cost the source half as much again, for eleven tokens.
     assert solution.bound_tokens_per_s <= 11 * 1e3 / (20 * 1.5) * (1 + 1e-9)
+
+
+def test_copies_played_event_by_event_reach_the_rate():
+    """First come, first served at the source; everything behind it is each copy's own."""
+    draw = random.Random(14)
+    for _ in range(200):
+        copies, m, rounds = draw.randint(1, 5), draw.randint(1, 4), 30
+        services = [draw.uniform(0.2, 2), *(draw.uniform(0.1, 6) for _ in range(draw.randint(1, 4)))]
+        return_ms = draw.uniform(0, 4)
+        free_ms: Counter[tuple[int, int]] = Counter()
+        arrivals = [(0.0, number, number % copies, 0, 0) for number in range(copies * m)]
+        number, backs_ms = copies * m, [0.0] * rounds
+        while arrivals:
+            now_ms, _, copy, step, place = heapq.heappop(arrivals)
+            server = (copy if place else -1, place)
+            now_ms = free_ms[server] = max(now_ms, free_ms[server]) + services[place]
+            if place + 1 == len(services):
+                now_ms, step, place = now_ms + return_ms, step + 1, -1
+                backs_ms[step - 1] = max(backs_ms[step - 1], now_ms)
+            if step < rounds:
+                heapq.heappush(arrivals, (now_ms, number, copy, step, place + 1))
+                number += 1
+        played = copies * m * (rounds // 2) / (backs_ms[-1] - backs_ms[rounds - 1 - rounds // 2])
+        period = max(copies * services[0], *services[1:], (sum(services) + return_ms) / m)
+        assert played == pytest.approx(copies / period, rel=1e-9)
 
 
 def test_the_source_reserves_for_the_sequences_of_all_copies():

@@ -9,8 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from planner.bottleneck import Ring
+from planner.cost import CostModel
 from planner.pipeline import PipelineTimes, no_bubbles_rate
 from planner.problem import Problem, Segment
+from planner.testbed import load_testbed
 from planner.throughput import ProblemAt, fastest_pipeline
 from tests.fakes.random_pipelines import best_rate, random_problem_at
 
@@ -134,6 +137,22 @@ def test_with_few_micro_batches_the_ring_counts_and_stages_are_left_out():
     assert (len(many.segments), many.rate_tokens_per_s) == (4, pytest.approx(1e3 / 2))
     four_stages_ms = 8 + 3 * 4 + 4
     assert 1e3 / (four_stages_ms / 2) < few.rate_tokens_per_s
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "slower", "rate_tokens_per_s"), [(2, 2.064, 24.56), (4, 1.588, 37.78), (8, 1.246, 59.32)]
+)
+def test_on_the_papers_testbed_the_least_bottleneck_is_slower(micro_batches, slower, rate_tokens_per_s):
+    """E9 in numbers: equation 10's optimum, the shortest ring of its ties, against ours for 7B with one row each."""
+    testbed = load_testbed("edgeshard-paper", "llama2-7b")
+    model = CostModel(testbed.profile, testbed.defaults, source=testbed.source)
+    ours = fastest_pipeline(model.pipeline_problem, sessions=8, fixed=(micro_batches, 1))
+    ring = Ring(model.pipeline_problem(1, 8), micro_batches)
+    within = (ring.cheapest_within(service) for service in ring.service_times().tolist())
+    least_bottleneck = next(found for found in within if found is not None)
+    assert ours is not None
+    assert ours.rate_tokens_per_s == pytest.approx(rate_tokens_per_s, abs=0.005)
+    assert ring.period(least_bottleneck.segments) * ours.rate_tokens_per_s / 1e3 == pytest.approx(slower, abs=5e-4)
 
 
 def test_batch_and_micro_batches_are_chosen_within_memory():
