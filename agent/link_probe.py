@@ -3,9 +3,11 @@
 It has a connection of its own to the peer's data endpoint, so a route that uses the same link neither helps nor
 hinders it, and the worker's loop goes on meanwhile. Time and events come in, effects go out.
 
-Round trips of an empty ping give delay and jitter. Probes that carry hidden states of every wanted size follow in
-turns, so that a link that changes changes them all alike. A line through the medians, each weighted by its inverse, is
-the link: `b` bytes take `latency + b / bandwidth` there, and the pong takes the latency back.
+Empty pings go first, one right after the other, then others after pauses; probes that carry hidden states of every
+wanted size follow in turns, after pauses too, so that a link that changes changes them all alike. A line through the
+medians, each weighted by its inverse, gives the round trip without payload and the time per byte. In serving a frame
+finds its receiver asleep, for it has waited for the other stages; the pong finds the prober awake. So what one
+direction takes is the round trip after a pause less half of one without.
 """
 
 from __future__ import annotations
@@ -31,10 +33,15 @@ CONNECT_S = 10.0
 """A peer that cannot be reached for this long is unreachable; a refused key is tried again until then."""
 PING_SHARE = 0.25
 """Of the time, for round trips of empty frames."""
-MOST_PINGS = 200
+MOST_PINGS = 100
+"""Without pauses, and as many with."""
 MOST_TURNS = 100
 WARM_UP = 3
 """First round trips of every size that do not count: windows and buffers grow with them."""
+PAUSE_S = 0.002
+"""Before frames that are to find their receiver asleep. Between two processes of one machine, a hop looks half as long
+without (docs/log.md)."""
+PROGRESS_S = 0.5
 LONGEST_FRAME_S = 2.0
 """A frame expected to take longer is not sent: three seconds without a heartbeat end a connection."""
 SILENCE_S = 10.0
@@ -75,6 +82,8 @@ class LinkProbe:
         self.is_done = False
         self._request = request
         self._device = device
+        self._quick = Size(Frame(FrameKind.PING, 0, 0, 0))
+        """Pings without pauses."""
         self._pings = Size(Frame(FrameKind.PING, 0, 0, 0))
         self._sizes = [Size(_probe(tokens, hidden, request)) for tokens, hidden in request.sizes]
         self._turn = 0
@@ -82,6 +91,9 @@ class LinkProbe:
         self._sent_ns = 0
         self._sent_s = now
         self._started_s = now
+        self._reported_s = now
+        self.due_s: float | None = None
+        """When the next frame is to be sent; None while an answer is awaited."""
         self._ends_s: float | None = None
         """When the time is up, from the moment of the first connection on."""
         self._refused = False
@@ -111,7 +123,9 @@ class LinkProbe:
         """What was under way on an earlier connection is lost and goes again."""
         if self._ends_s is None:
             self._ends_s = now + self._request.seconds
-        return self._next(now)
+        self._outstanding = None
+        self.due_s = now
+        return []
 
     def _on_parts(self, parts: Sequence[Buffer], now: float) -> list[Effect]:
         """Something came back from the peer; only the pong of what is outstanding means anything."""
@@ -124,18 +138,24 @@ class LinkProbe:
             return []
         size.samples_s.append(now - self._sent_s)
         self._outstanding = None
-        return self._next(now)
+        self.due_s = now if size is self._quick else now + PAUSE_S
+        return []
 
     def tick(self, now: float) -> list[Effect]:
-        """To be called a few times a second until `is_done`."""
+        """To be called when `due_s` has come, and a few times a second, until `is_done`."""
         if self.is_done:
             return []
+        if self.due_s is not None and now >= self.due_s:
+            return self._next(now)
         elapsed_s = now - self._started_s
         if self._ends_s is None and elapsed_s > CONNECT_S:
             cause = "refuses this device's key" if self._refused else "cannot be reached"
             return self._fail("peer_unreachable", f"{self._request.peer} at {self._request.endpoint} {cause}")
         if self._ends_s is not None and now > self._ends_s and now - self._sent_s > SILENCE_S:
             return self._finish()
+        if now - self._reported_s < PROGRESS_S:
+            return []
+        self._reported_s = now
         total = math.ceil(self._request.seconds)
         done = min(total, int(elapsed_s))
         return [Notify(MeasureProgress(f"link to {self._request.peer}", done, total))]
@@ -146,6 +166,7 @@ class LinkProbe:
         if size is None:
             return self._finish()
         self._outstanding = size
+        self.due_s = None
         # Two frames of one nanosecond would have the same stamp.
         self._sent_ns = max(self._sent_ns + 1, round(now * 1e9))
         self._sent_s = now
@@ -168,9 +189,10 @@ class LinkProbe:
 
     def _choose(self, left_s: float) -> Size | None:
         """The size to send now, None when the measurement is at its end."""
-        pings = len(self._pings.samples_s)
-        if not pings or (pings < MOST_PINGS and left_s > (1 - PING_SHARE) * self._request.seconds):
-            return self._pings
+        for number, pings in enumerate((self._quick, self._pings), start=1):
+            until_s = (1 - number * PING_SHARE / 2) * self._request.seconds
+            if not pings.samples_s or (len(pings.samples_s) < MOST_PINGS and left_s > until_s):
+                return pings
         while self._turn < MOST_TURNS * len(self._sizes):
             size = self._sizes[self._turn % len(self._sizes)]
             self._turn += 1
@@ -188,9 +210,11 @@ class LinkProbe:
         return start_s + (longest.median_s - start_s) * share
 
     def _finish(self) -> list[Effect]:
-        if not self._pings.samples_s:
+        if not self._quick.samples_s:
             return self._fail("no_answer", f"{self._request.peer} did not answer within {SILENCE_S:g} s")
-        link = link_profile(self._device, self._request.peer, self._pings.round_trips_s, self._points())
+        quick_s = self._quick.median_s
+        pings_s = self._pings.round_trips_s or self._quick.round_trips_s
+        link = link_profile(self._device, self._request.peer, quick_s, pings_s, self._points())
         self.is_done = True
         return [Disconnect(self.connection), Notify(LinkMeasured(self._request.request, link))]
 
@@ -203,16 +227,18 @@ class LinkProbe:
 
 
 def link_profile(
-    source: str, destination: str, pings_s: Sequence[float], points: Sequence[tuple[int, float]]
+    source: str, destination: str, quick_s: float, pings_s: Sequence[float], points: Sequence[tuple[int, float]]
 ) -> LinkProfile:
-    """A link from round trips of empty frames, one at least, and (payload bytes, median round trip) of full ones."""
-    latency_s, per_byte_s = fit_line([(0, statistics.median(pings_s)), *points])
+    """A link from the round trip of an empty frame without a pause, those after pauses, one at least, and (payload
+    bytes, median round trip after a pause)."""
+    empty_s, per_byte_s = fit_line([(0, statistics.median(pings_s)), *points])
     ordered = sorted(pings_s)
     jitters_s = [abs(after - before) for before, after in pairwise(pings_s)]
     return LinkProfile(
         source=source,
         destination=destination,
-        latency_ms=1e3 * latency_s / 2,
+        # On a link that got quicker meanwhile, half the way is the least that one direction can take.
+        latency_ms=1e3 * max(empty_s - quick_s / 2, empty_s / 2),
         bandwidth_bytes_per_s=1 / max(per_byte_s, 1 / FASTEST),
         rtt_p50_ms=1e3 * statistics.median(ordered),
         rtt_p95_ms=1e3 * ordered[max(0, -(-95 * len(ordered) // 100) - 1)],

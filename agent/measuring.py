@@ -6,17 +6,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from agent.compute.checkpoint import Checkpoint, find_model
 from agent.config import AgentConfig
-from agent.device.measured_power import PowerWindows
+from agent.device.fingerprint import fingerprint
+from agent.device.measured_power import PowerWindows, knows_power
+from agent.device.power import PowerRecorder
 from agent.device.profiler import ProfileTask, Progress, profile_device
+from agent.device.sensors.discovery import find_sensor
 from agent.device.sensors.host import boot_id, model_memory_bytes, physical_cores
+from agent.device.sensors.sample import POWER
 from agent.errors import ConfigError, ModelNotFound
 from agent.wire.codec import MAX_ROWS, MAX_TOKENS_PER_ROW
 from agent.wire.messages import MeasureDevice
@@ -35,7 +41,9 @@ def measure_device(
     config: AgentConfig,
     provider: str,
     progress: Progress,
+    *,
     clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> DeviceProfile:
     """Measure this device as the request says. Unload what is loaded before.
 
@@ -81,16 +89,30 @@ def measure_device(
         seconds=request.seconds,
         memory_bytes=model_memory_bytes(config.memory_limit_bytes),
     )
-    power: PowerWindows | None = None
-    measured = profile_device(task, open_executor, progress=progress, clock=clock, power=power)
-    fingerprint: dict[str, str | float | None] = {
+    root = Path("/")
+    sensor = find_sensor(root, board=config.board, jtop=config.jtop, clock=clock)
+    try:
+        before = sensor.sample(clock())
+        # A sensor is read twenty times a second: not for nothing.
+        with PowerRecorder(sensor, clock) if knows_power(before) else nullcontext() as recorder:
+            power = None if recorder is None else PowerWindows(recorder, clock=clock, sleep=sleep)
+            measured = profile_device(task, open_executor, progress=progress, clock=clock, sleep=sleep, power=power)
+        after = sensor.sample(clock())
+    finally:
+        sensor.close()
+    values, missing = fingerprint(root, board=config.board, sample=before)
+    if power is None:
+        missing["power"] = before.missing.get(POWER, f"{before.source} knows no power")
+    values |= {
         "edgectl": version("edgectl"),
         "runtime": f"onnxruntime {RUNTIME_VERSION}",
         "provider": provider,
         "threads": threads,
         "weights": kind,
+        "temperature_before_c": before.hottest_c,
+        "temperature_after_c": after.hottest_c,
     }
-    return replace(measured, fingerprint=fingerprint)
+    return replace(measured, fingerprint=values, missing={**measured.missing, **missing})
 
 
 def _check(request: MeasureDevice) -> None:

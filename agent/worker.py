@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import socket
 import sys
 import time
@@ -113,7 +114,7 @@ class Worker:
             while not self._stopping:
                 if not self._jobs:
                     self._emit()
-                for event in self._plane.poll(0 if self._jobs else POLL_MS):
+                for event in self._plane.poll(self._wait_ms(time.monotonic())):
                     self._on_event(event)
                 # Before the run, which may take longer than any deadline: what came meanwhile has been read by now.
                 self._on_time(time.monotonic())
@@ -209,15 +210,22 @@ class Worker:
         request = str(type(message).__struct_config__.tag)
         self._channel.send(Failed(request, problem.code, f"{self._config.name}: {problem}", number))
 
+    def _wait_ms(self, now: float) -> int:
+        if self._jobs:
+            return 0
+        if self._probe is None or self._probe.due_s is None:
+            return POLL_MS
+        return min(POLL_MS, max(0, math.ceil(1e3 * (self._probe.due_s - now))))
+
     def _on_time(self, now: float) -> None:
-        if now - self._reported_s < REPORT_INTERVAL_S:
-            return
-        self._report(now)
-        self._perform(self._stage.tick(now))
         if self._probe is not None:
             self._perform(self._probe.tick(now))
             if self._probe.is_done:
                 self._probe = None
+        if now - self._reported_s < REPORT_INTERVAL_S:
+            return
+        self._report(now)
+        self._perform(self._stage.tick(now))
 
     def _report(self, now: float, busy: str = "") -> None:
         self._reported_s = now
@@ -319,7 +327,7 @@ class Worker:
         self._unload()
 
         def progress(what: str, done: int, total: int) -> None:
-            self._report(time.monotonic(), f"measuring, {what}")
+            self._report(time.monotonic(), "measuring")
             self._channel.send(MeasureProgress(what, done, total))
 
         try:

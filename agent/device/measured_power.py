@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.device.power import Energy
+from agent.device.sensors.sample import Sample
 from planner.profile import PowerProfile
 
 REST_S = 1.0
 """Twenty readings of a sensor that is read twenty times a second."""
 
 Interval = tuple[float, float]
+
+
+def knows_power(sample: Sample) -> bool:
+    """Whether a sensor with this sample has anything to integrate."""
+    return sample.power_w is not None or sample.energy_j is not None
 
 
 class Recorder(Protocol):

@@ -10,6 +10,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from agent.device import fit
 from agent.device.measured_power import PowerWindows
@@ -29,6 +30,18 @@ LOADED_SHARE = 0.3
 """Of the time allowed, what is measured for at least, however long loading took."""
 OVERTIME_SHARE = 0.25
 """Beyond the time allowed by this much, points that are not the first of their kind are left out."""
+
+PASSES = 4
+"""Every point is timed in so many passes over all of them: what disturbs the device for a second is in a quarter of a
+point's samples then, which leaves the median alone."""
+FEWEST, MOST = 3, 400
+"""Rounds of one point: at least in the first pass, and at most in all."""
+
+PAUSE_SHARE = 2 / 3
+PAUSE_HOPS_S = 0.001
+LONGEST_PAUSE_S = 0.02
+"""A stage rests while the others compute, and is slower after it: caches and sleeping threads (docs/log.md). Rounds
+pause for as long as two of three equal stages and their hops take; what it costs grows no more after 20 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +73,7 @@ def profile_device(
     *,
     progress: Progress,
     clock: Clock,
+    sleep: Callable[[float], None],
     power: PowerWindows | None = None,
 ) -> DeviceProfile:
     """Load, time and unload. Raises OutOfMemory when not one layer fits, and whatever loading raises.
@@ -75,7 +89,7 @@ def profile_device(
         prompts=task.prompts,
         available_bytes=task.memory_bytes,
     )
-    measuring = _Measuring(task, chosen, progress, clock, power)
+    measuring = _Measuring(task, chosen, progress, clock=clock, sleep=sleep, power=power)
     if power is not None:
         measuring.say("power at rest")
         power.rest()
@@ -91,24 +105,53 @@ def profile_device(
     return measuring.profile()
 
 
+class _Point(NamedTuple):
+    """One curve's point that is timed."""
+
+    kind: Literal["busy", "decode", "prefill"]
+    size: int
+    """Rows, for prefill tokens."""
+    context: int = 0
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "busy":
+                return "decode without pauses"
+            case "prefill":
+                return f"prefill, {self.size} tokens"
+        return f"decode, {self.size} rows at {self.context} tokens"
+
+
 class _Measuring:
     """One call of `profile_device`: what was found so far, and how much time is left."""
 
     def __init__(
-        self, task: ProfileTask, chosen: SampleLayers, progress: Progress, clock: Clock, power: PowerWindows | None
+        self,
+        task: ProfileTask,
+        chosen: SampleLayers,
+        progress: Progress,
+        *,
+        clock: Clock,
+        sleep: Callable[[float], None],
+        power: PowerWindows | None,
     ) -> None:
         self._task = task
         self._chosen = chosen
         self._progress = progress
         self._clock = clock
+        self._sleep = sleep
         self._power = power
         self._deadline_s = clock() + task.seconds
         self._done = 0
-        self._points = [("decode", rows, context) for rows in chosen.rows for context in chosen.contexts]
+        few, *more = chosen.rows
         # One row and the prompts come first: what time is too short for is left out from the end.
-        first = len(chosen.contexts)
-        self._points[first:first] = [("prefill", tokens, 0) for tokens in chosen.prompts]
-        self._total = (power is not None) + len(chosen.loads) * (1 + len(self._points))
+        self._points = [
+            _Point("busy", few, chosen.contexts[0]),
+            *(_Point("decode", few, context) for context in chosen.contexts),
+            *(_Point("prefill", tokens) for tokens in chosen.prompts),
+            *(_Point("decode", rows, context) for rows in more for context in chosen.contexts),
+        ]
+        self._total = (power is not None) + len(chosen.loads) * (1 + PASSES * len(self._points))
         self._missing = dict(chosen.missing)
         self._decode: dict[tuple[int, int], list[Timing]] = defaultdict(list)
         self._prefill: dict[int, list[Timing]] = defaultdict(list)
@@ -123,47 +166,65 @@ class _Measuring:
 
     def time_layers(self, executor: TimedExecutor, *, loads_left: int) -> None:
         """Every point of this load, within its share of the time that is left."""
-        rounds = Rounds(executor, self._task.boundary, self._clock)
+        rounds = Rounds(executor, self._task.boundary, self._clock, self._sleep)
         lengths = [len(layers) for layers in executor.resident]
         now_s = self._clock()
         left_s = max(self._deadline_s - now_s, LOADED_SHARE * self._task.seconds) / loads_left
         end_s = now_s + left_s
         latest_s = end_s + OVERTIME_SHARE * self._task.seconds
-        found: dict[tuple[str, int, int], RoundTimes] = {}
-        for index, (kind, size, context) in enumerate(self._points):
-            what = f"decode, {size} rows at {context} tokens" if kind == "decode" else f"prefill, {size} tokens"
-            self.say(what)
-            if self._clock() > latest_s and any(kind == other for other, *_ in found):
-                reason = f"no time was left for {what} and more; allow more than {self._task.seconds:g} s"
-                self._missing.setdefault(kind, reason)
+        found: dict[_Point, RoundTimes] = {}
+        turns = [(number, point) for number in range(PASSES) for point in self._points]
+        for index, (number, point) in enumerate(turns):
+            self.say(str(point))
+            now_s = self._clock()
+            if number > 0 and (now_s > end_s or point not in found):
                 continue
-            effort = Effort(seconds=max(0.0, end_s - self._clock()) / (len(self._points) - index))
-            run = rounds.decode(size, context, effort) if kind == "decode" else rounds.prefill(size, effort)
-            found[kind, size, context] = run
+            if now_s > latest_s and any(point.kind == other.kind for other in found):
+                reason = f"no time was left for {point} and more; allow more than {self._task.seconds:g} s"
+                self._missing.setdefault(point.kind, reason)
+                continue
+            effort = Effort(
+                seconds=max(0.0, end_s - now_s) / (len(turns) - index),
+                fewest=1 if number else FEWEST,
+                most=MOST // PASSES,
+            )
+            times = self._run(rounds, point, effort, self._pause_s(found, lengths))
+            if point in found:
+                found[point].add(times)
+            else:
+                found[point] = times
         self._take(found, lengths)
 
-    def _take(self, found: dict[tuple[str, int, int], RoundTimes], lengths: list[int]) -> None:
+    def _run(self, rounds: Rounds, point: _Point, effort: Effort, pause_s: float) -> RoundTimes:
+        if point.kind == "prefill":
+            return rounds.prefill(point.size, effort)
+        return rounds.decode(point.size, point.context, effort, 0.0 if point.kind == "busy" else pause_s)
+
+    def _pause_s(self, found: dict[_Point, RoundTimes], lengths: list[int]) -> float:
+        busy = found.get(self._points[0])
+        if busy is None:
+            return 0.0
+        layer_s = fit.layer_timing(busy, lengths, 0.0).ms / 1e3
+        return min(PAUSE_SHARE * self._task.spec.num_layers * layer_s + PAUSE_HOPS_S, LONGEST_PAUSE_S)
+
+    def _take(self, found: dict[_Point, RoundTimes], lengths: list[int]) -> None:
         few = self._chosen.rows[0]
-        alone = [times for (kind, size, _), times in found.items() if (kind, size) == ("decode", few)]
+        alone = [times for point, times in found.items() if point.kind == "decode" and point.size == few]
         call = fit.call_s(alone, lengths)
         self._stage_s += [call + statistics.median(times.ends) for times in alone]
-        for (kind, size, context), times in found.items():
+        for point, times in found.items():
             layer = fit.layer_timing(times, lengths, call)
-            if kind == "decode":
-                self._decode[size, context].append(layer)
+            if point.kind == "decode":
+                self._decode[point.size, point.context].append(layer)
                 self._embedding_s += times.embedding
-            else:
-                self._prefill[size].append(layer)
-            if times.head:
-                self._head[size].append(timing(times.head))
-            self._note_power(kind, size == few, times)
-
-    def _note_power(self, kind: str, is_alone: bool, times: RoundTimes) -> None:
-        interval = (times.started_s, times.finished_s)
-        if self._power is not None and kind == "prefill":
-            self._power.prefilling.append(interval)
-        elif self._power is not None and is_alone:
-            self._power.decoding.append(interval)
+                if times.head:
+                    self._head[point.size].append(timing(times.head))
+            elif point.kind == "prefill":
+                self._prefill[point.size].append(layer)
+            if self._power is not None and point.kind == "prefill":
+                self._power.prefilling += times.intervals
+            elif self._power is not None and point.kind == "busy":
+                self._power.decoding += times.intervals
 
     def check_memory(self, resident: Resident, before_bytes: int | None) -> None:
         """Memory now, with everything loaded and used, against the formula; the largest load counts."""

@@ -59,12 +59,19 @@ class Line:
 
     def run(self, frames: int = 10_000) -> None:
         self.perform(self.probe.on_event(Connected(ME, False), self.now_s))
+        self._send_what_is_due()
         for count in itertools.count():
             if self.probe.is_done or count == frames:
                 return
             assert len(self.sent) == count + 1, "one frame is under way at a time"
             self.now_s += self._there_s(len(self.sent[-1].payload)) + self._back_s
             self.perform(self.probe.on_event(pong(self.sent[-1].sent_ns), self.now_s))
+            self._send_what_is_due()
+
+    def _send_what_is_due(self) -> None:
+        assert self.probe.due_s is not None
+        self.now_s = self.probe.due_s
+        self.perform(self.probe.tick(self.now_s))
 
     def link(self) -> LinkProfile:
         (measured,) = (notice for notice in self.notices if isinstance(notice, LinkMeasured))
@@ -138,6 +145,7 @@ def test_after_a_lost_connection_it_goes_on() -> None:
     lost = line.sent[-1].sent_ns
     line.perform(line.probe.on_event(Disconnected(ME), line.now_s))
     line.perform(line.probe.on_event(Connected(ME, True), line.now_s + 0.1))
+    line.perform(line.probe.tick(line.now_s + 0.1))
     assert line.sent[-1].sent_ns > lost
     assert line.probe.on_event(pong(lost), line.now_s + 0.2) == []
 
@@ -192,7 +200,7 @@ def test_the_line_is_never_negative_and_nothing_nearby_is_better(points: list[tu
 
 
 def test_one_ping_is_enough_for_a_profile() -> None:
-    link = link_profile("a", "b", [0.004], [])
+    link = link_profile("a", "b", 0.004, [0.004], [])
     assert (link.latency_ms, link.jitter_ms, link.bandwidth_bytes_per_s) == (2.0, None, pytest.approx(1e11))
 
 

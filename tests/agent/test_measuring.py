@@ -38,6 +38,8 @@ def test_the_models_own_weights_are_measured_where_they_are() -> None:
     assert str(found.fingerprint["runtime"]).startswith("onnxruntime ")
     assert found.memory_bytes > 1 << 28
     assert found.host
+    assert {"board", "kernel", "power_mode", "temperature_before_c"} <= found.fingerprint.keys()
+    assert (found.power is None) == ("power" in found.missing)
 
 
 @pytest.mark.parametrize("change", [{"model": "nowhere"}, {"config": None}])

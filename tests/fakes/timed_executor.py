@@ -21,6 +21,9 @@ class Clock:
     def __call__(self) -> float:
         return self.now_s
 
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
 
 @dataclass
 class Pace:

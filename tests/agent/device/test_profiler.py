@@ -70,6 +70,7 @@ class Bench:
             self.open,
             progress=lambda *said: self.said.append(said),
             clock=self.clock,
+            sleep=self.clock.sleep,
             power=power,
         )
         assert all(one.closed for one in self.opened)
@@ -101,8 +102,8 @@ def test_the_time_allowed_is_used_and_kept() -> None:
 def test_progress_counts_every_part_once() -> None:
     bench = Bench()
     bench.profile(task())
-    assert [done for _, done, _ in bench.said] == list(range(7))
-    assert {total for _, _, total in bench.said} == {7}
+    assert [done for _, done, _ in bench.said] == list(range(29))
+    assert {total for _, _, total in bench.said} == {29}
     assert bench.said[0][0] == "loading layers [0, 1) and [1, 4)"
 
 
@@ -151,10 +152,7 @@ class SteadyPower:
 def test_power_is_of_rest_decode_and_prefill() -> None:
     bench = Bench()
 
-    def sleep(seconds: float) -> None:
-        bench.clock.now_s += seconds
-
-    found = bench.profile(task(), PowerWindows(SteadyPower(bench.clock), clock=bench.clock, sleep=sleep))
+    found = bench.profile(task(), PowerWindows(SteadyPower(bench.clock), clock=bench.clock, sleep=bench.clock.sleep))
     assert found.power is not None
     assert (found.power.idle_w, found.power.decode_w, found.power.prefill_w) == pytest.approx((2.0, 12.0, 12.0))
     assert found.power.joules_per_token_layer == pytest.approx(12.0 * found.decode[0].layer.ms / 1e3)
@@ -167,6 +165,12 @@ def test_a_real_executor_is_profiled() -> None:
         return OnnxExecutor.load(RandomWeights(SMALL), settings)
 
     ticks = iter(range(1 << 30))
-    found = profile_device(task(seconds=1.0), open_executor, progress=lambda *_: None, clock=lambda: next(ticks) / 1e3)
+    found = profile_device(
+        task(seconds=1.0),
+        open_executor,
+        progress=lambda *_: None,
+        clock=lambda: next(ticks) / 1e3,
+        sleep=lambda _: None,
+    )
     assert len(found.decode) + len(found.prefill) + len(found.head) == 8
     assert all(point.layer.samples >= 3 for point in found.decode)
