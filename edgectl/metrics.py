@@ -6,7 +6,7 @@ the names of `agent.device.telemetry`; names an agent invents are not shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -96,10 +96,6 @@ class _DeviceCollector(Collector):
             ("edge_devices_expected", float(health.devices_expected), "Devices of the plan"),
         ):
             yield GaugeMetricFamily(name, meaning, value=value)
-        predicted_ms = _predicted_ms(self._engine.status())
-        if predicted_ms is not None:
-            meaning = "Seconds per decoded token that the plan predicts for one session"
-            yield GaugeMetricFamily("edge_predicted_token_seconds", meaning, value=predicted_ms / 1e3)
         telemetry = dict(self._engine.telemetry())
         for histogram in get_args(HistogramName):
             family = HistogramMetricFamily(f"edge_{histogram}", _meaning(histogram), labels=["device"])
@@ -119,13 +115,6 @@ class _DeviceCollector(Collector):
             for reason in RefusalReason:
                 refused.add_metric([device, reason.value], totals.counters.get(REFUSED_PREFIX + reason.value, 0))
         yield refused
-
-
-def _predicted_ms(status: Mapping[str, object]) -> float | None:
-    """The plan's own number; None for a plan without times."""
-    predicted = status.get("predicted")
-    value = predicted.get("ms_per_token") if isinstance(predicted, dict) else None
-    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _meaning(name: str) -> str:

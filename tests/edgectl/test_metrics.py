@@ -80,12 +80,3 @@ def test_sessions_and_requests_are_counted_per_app() -> None:
     assert found["edge_http_requests_total", ("/v1/completions", "200")] == 1
     assert found["edge_ready", ()] == 0
     assert samples(other)["edge_generated_tokens_total", ()] == 0
-
-
-def test_what_the_plan_predicts_is_a_gauge_where_there_is_a_prediction() -> None:
-    class Planned(FakeEngine):
-        def status(self) -> dict[str, object]:
-            return {"predicted": {"ms_per_token": 16.0, "measured_over_predicted": None}}
-
-    assert samples(Metrics(Planned(lambda _: Script())))["edge_predicted_token_seconds", ()] == 0.016
-    assert ("edge_predicted_token_seconds", ()) not in samples(Metrics(FakeEngine(lambda _: Script())))
