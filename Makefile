@@ -79,10 +79,10 @@ golden: $(VENV)/.installed-dev ## Rewrite the golden scripts; commit only what y
 	git --no-pager diff --stat -- tests/golden
 
 campaign: $(VENV)/.installed-dev ## The property tests with many random examples (EDGE_CAMPAIGN_EXAMPLES=3000)
-	EDGE_HYPOTHESIS_PROFILE=campaign $(PY) -m pytest -p no:timeout -m "not cluster" $(PYTEST_ARGS)
+	EDGE_HYPOTHESIS_PROFILE=campaign $(PY) -m pytest --timeout 0 -m "not cluster" $(PYTEST_ARGS)
 
 oracle: $(VENV)/.installed-dev ## The exact planners against brute force and MILP: 2,000 and 200 random instances
-	EDGE_ORACLE=1 $(PY) -m pytest -p no:timeout -q tests/planner $(PYTEST_ARGS)
+	EDGE_ORACLE=1 $(PY) -m pytest --timeout 0 -q tests/planner $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-dev ## Every benchmark into benchmarks/results (PEERS_PYTHON=… has onnxruntime-genai, llama-cpp-python and gguf)
 	@for bench in benchmarks/bench_*.py; do \

@@ -52,13 +52,16 @@ def no_bubbles_rate(times: PipelineTimes, micro_batches: int, rows: int) -> floa
     """Tokens per second when a micro-batch begins its next step the moment its token is back.
 
     mu / max(slowest server, L / m): the maximal cycle ratio of the marked graph made of one loop per server and the
-    ring with m tokens.
+    ring with m tokens. Where stages share a server, taking turns first come first served may miss it: a bound then.
     """
     return 1e3 * rows / max(times.bottleneck_ms, times.round_ms / micro_batches)
 
 
 def bubbles_rate(times: PipelineTimes, micro_batches: int, rows: int) -> float:
-    """Tokens per second with a barrier after each round: m mu / (L + (m - 1) bottleneck)."""
+    """Tokens per second with a barrier after each round: m mu / (L + (m - 1) bottleneck).
+
+    Where stages share a server this is a guide and no bound: first come first served can be faster or slower.
+    """
     return 1e3 * micro_batches * rows / (times.round_ms + (micro_batches - 1) * times.bottleneck_ms)
 
 
