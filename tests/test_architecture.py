@@ -51,7 +51,6 @@ NOT_IN_THE_AGENT = ("torch", "transformers", "fastapi", "uvicorn", "starlette", 
 
 HAS_NO_TEST_OF_ITS_OWN: dict[str, str] = {
     "agent/errors.py": "a tree of classes without behaviour; edgectl/test_failures.py holds the codes complete",
-    "planner/errors.py": "as agent/errors.py",
     "agent/compute/executor.py": "a Protocol; every executor's test is its test",
     "agent/effects.py": "frozen data; agent/test_stage.py asserts on it",
     "edgectl/effects.py": "frozen data; edgectl/test_cluster.py asserts on it",
