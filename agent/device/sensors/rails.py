@@ -74,7 +74,8 @@ def total_power_w(board: str, rails_mw: Sequence[tuple[str, float]]) -> tuple[fl
         return None, "no power rail is readable"
     module = module_of(board)
     if module is None:
-        return None, f"{board or 'this board'} is in no table of total rails; set board in agent.toml if it is a Jetson"
+        known = ", ".join(TOTAL_RAILS)
+        return None, f"{board or 'this board'} is in no table of total rails; set board in agent.toml to one of {known}"
     values: dict[str, float] = {}
     for name, value_mw in rails_mw:
         values.setdefault(name, value_mw)

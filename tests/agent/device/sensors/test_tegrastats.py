@@ -12,7 +12,7 @@ import pytest
 
 from agent.device.power import PowerRecorder
 from agent.device.sensors.sample import POWER, Sample
-from agent.device.sensors.tegrastats import TegrastatsSensor, sample_of
+from agent.device.sensors.tegrastats import LONGEST_LINE_BYTES, TegrastatsSensor, sample_of
 from agent.device.sensors.tegrastats_line import parse_line
 from tests.fakes.tegrastats import install, recorded_lines
 
@@ -146,9 +146,20 @@ def test_a_program_that_falls_silent_is_a_reason(tmp_path: Path) -> None:
     sensor.close()
 
 
+def test_the_end_of_an_endless_line_is_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.device.sensors.tegrastats.FIRST_LINE_S", 0.3)
+    program = tmp_path / "tegrastats"
+    program.write_text(f"#!/bin/sh\nprintf '%0{LONGEST_LINE_BYTES}d' 0\necho '{LINES['S16']}'\nexec sleep 600\n")
+    program.chmod(0o755)
+    sensor = TegrastatsSensor(str(program), "orin nano")
+    assert sensor.sample(time.monotonic()).missing[POWER] == "tegrastats wrote no whole line in 0.3 s"
+    sensor.close()
+
+
+@pytest.mark.timeout(30)
 def test_a_program_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
     program = tmp_path / "tegrastats"
-    program.write_text(f"#!/bin/sh\ntrap '' TERM\necho '{LINES['S16']}'\nexec sleep 60\n")
+    program.write_text(f"#!/bin/sh\ntrap '' TERM\necho '{LINES['S16']}'\nexec sleep 600\n")
     program.chmod(0o755)
     sensor = TegrastatsSensor(str(program), "orin nano")
     assert sensor.sample(time.monotonic()).power_w is not None
