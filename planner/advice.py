@@ -16,8 +16,8 @@ from planner.problem import Problem, Segment
 
 MOST_QUESTIONS = 8
 """Each is one search: together they may take as long as a few plans."""
-MOST_QUESTIONS_OF_RATE = 4
-"""A search for throughput takes ten times as long."""
+MOST_QUESTIONS_OF_OTHERS = 4
+"""A search for throughput or energy takes ten times as long."""
 WORTH_SAYING = 0.01
 """Relative: an improvement below it is noise in any measurement."""
 MOST_SAID = 5
@@ -83,7 +83,9 @@ def _limit_of_rate(model: CostModel, placement: Placement) -> str:
 
 
 def _helpful(model: CostModel, goal: Goal, placement: Placement, prediction: Prediction) -> list[str]:
-    most = MOST_QUESTIONS_OF_RATE if goal.objective == "throughput" else MOST_QUESTIONS
+    most = MOST_QUESTIONS if goal.objective == "latency" else MOST_QUESTIONS_OF_OTHERS
+    if goal.objective == "energy" and not placement.optimal:
+        most = 0  # One search took seconds already.
     questions = sorted(_questions(model, placement, prediction), key=lambda asked: -asked.weight_ms)[:most]
     found = []
     for asked in questions:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
+
 from planner.cost import CostModel
 from planner.energy import least_energy
 from planner.latency import cheapest_route
@@ -25,6 +27,9 @@ PROVEN = 1e-9
 
 UNITS: dict[Objective, str] = {"latency": "ms per token", "throughput": "ms per token", "energy": "J per token"}
 """Of `Placement.cost`; for throughput of all sessions together, 1000 / rate."""
+
+ENERGY_SEARCHES, ENERGY_SEARCHES_AGAIN = 40, 8
+"""After so many the rest is left to the bound: seconds where all links of 15 devices differ. Few sets take so many."""
 
 Change: TypeAlias = Callable[[Problem], Problem]
 """What if: a problem in which something is different."""
@@ -77,13 +82,19 @@ def unchanged(problem: Problem) -> Problem:
     return problem
 
 
-def place(model: CostModel, goal: Goal, change: Change = unchanged) -> Placement | None:
+def place(
+    model: CostModel, goal: Goal, change: Change = unchanged, *, energy_searches: int = ENERGY_SEARCHES
+) -> Placement | None:
     """The best placement, None when nothing fits. Raises BadProfile for energy where a device has no power."""
     if goal.objective == "throughput":
         return _fastest(model, goal, change)
     solution: Solution | None
     if goal.objective == "energy":
-        solution = least_energy(lambda idle_w: change(model.energy_problem(idle_w)), model.idle_w_by_class())
+        solution = least_energy(
+            lambda idle_w: without_dead_ends(change(model.energy_problem(idle_w))),
+            model.idle_w_by_class(),
+            max_boxes=energy_searches,
+        )
     else:
         solution = cheapest_route(change(model.latency_problem()))
     if solution is None:
@@ -98,7 +109,7 @@ def place(model: CostModel, goal: Goal, change: Change = unchanged) -> Placement
 def place_again(model: CostModel, goal: Goal, found: Placement, change: Change) -> Placement | None:
     """`place` in a changed world; for throughput with the batch that was chosen before, which is much quicker."""
     if goal.objective != "throughput" or goal.replicas:
-        return place(model, goal, change)
+        return place(model, goal, change, energy_searches=ENERGY_SEARCHES_AGAIN)
     route = found.routes[0]
     solution = fastest_pipeline(
         _problem_at(model, found.sessions, change),
@@ -106,6 +117,17 @@ def place_again(model: CostModel, goal: Goal, found: Placement, change: Change) 
         fixed=(route.micro_batches, route.rows),
     )
     return _of_pipeline(model, solution, found.sessions) if solution is not None else None
+
+
+def without_dead_ends(problem: Problem) -> Problem:
+    """The same placements with finite costs of return: a class without a link back to the source has no room for the
+    last layer, instead of an endless cost that solvers would calculate with."""
+    dead = np.isinf(problem.return_cost)
+    if not dead.any():
+        return problem
+    unit_bytes = problem.unit_bytes.copy()
+    unit_bytes[dead, -1] = problem.memory_bytes[dead] + 1
+    return replace(problem, return_cost=np.where(dead, 0.0, problem.return_cost), unit_bytes=unit_bytes)
 
 
 def shares_hosts(model: CostModel) -> bool:

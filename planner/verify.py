@@ -16,7 +16,8 @@ import numpy as np
 from planner.answer import Answer
 from planner.milp import cheapest_by_milp
 from planner.pipeline import no_bubbles_rate
-from planner.problem import Ceiling, Problem
+from planner.placement import without_dead_ends
+from planner.problem import Ceiling, Problem, Solution
 from planner.recost import recost
 from planner.replicas import copy_problem
 from planner.subproblem import limited
@@ -114,12 +115,16 @@ def _costed_again(answer: Answer) -> tuple[list[Check], list[tuple[str, bool]]]:
 
 
 def _latency(answer: Answer) -> VerifyReport:
-    return _bounds(answer, cheapest_by_milp(answer.model.latency_problem()), "ms per token of a request")
+    return _bounds(answer, _by_milp(answer.model.latency_problem()), "ms per token of a request")
 
 
-def _bounds(answer: Answer, solution: object, what: str) -> VerifyReport:
+def _by_milp(problem: Problem, ceiling: Ceiling | None = None) -> Solution | None:
+    return cheapest_by_milp(without_dead_ends(problem), ceiling)
+
+
+def _bounds(answer: Answer, solution: Solution | None, what: str) -> VerifyReport:
     """The solver's optimum lies between our bound and our value, and is our value where we say optimal."""
-    cost = getattr(solution, "cost", math.inf)
+    cost = solution.cost if solution is not None else math.inf
     if answer.optimal:
         return VerifyReport((Check(f"{what}, by HiGHS", answer.value, cost),), ())
     low, high = answer.lower_bound * (1 - TOLERANCE), answer.value * (1 + TOLERANCE)
@@ -161,7 +166,7 @@ def _throughput(answer: Answer) -> VerifyReport:
 def _least_round(problem: Problem, period_ms: float, copies: int) -> float:
     stage = np.full(problem.num_classes, period_ms)
     stage[problem.source] /= copies
-    solution = cheapest_by_milp(problem, Ceiling(stage, period_ms))
+    solution = _by_milp(problem, Ceiling(stage, period_ms))
     return solution.lower_bound if solution is not None else math.inf
 
 
@@ -172,7 +177,7 @@ def _energy(answer: Answer) -> VerifyReport:
     watts = model.idle_w_by_class()
     own_w = sum(model.power(name).idle_w for name in {stage.device for stage in route.stages})
     bound = answer.lower_bound * (1 - TOLERANCE)
-    solution = cheapest_by_milp(model.energy_problem(own_w))
+    solution = _by_milp(model.energy_problem(own_w))
     claims = [
         (
             f"devices of {own_w:g} W idle or more take at least {bound:.6g} J per token, by HiGHS",
@@ -186,12 +191,12 @@ def _energy(answer: Answer) -> VerifyReport:
             break
         problem = limited(model.energy_problem(idle_w), counts)
         what = f"{'+'.join(map(str, counts))} devices by class, {idle_w:g} W idle, take no less either"
-        claims.append((what, _not_below(cheapest_by_milp(problem), bound)))
+        claims.append((what, _not_below(_by_milp(problem), bound)))
     return VerifyReport((), tuple(claims), tuple(unchecked))
 
 
-def _not_below(solution: object, bound: float) -> bool:
-    return float(getattr(solution, "lower_bound", math.inf)) >= bound
+def _not_below(solution: Solution | None, bound: float) -> bool:
+    return solution is None or solution.lower_bound >= bound
 
 
 def _lesser_sets(

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from planner.cost import CostModel
 from planner.exhaustive import cheapest_by_enumeration
 from planner.pipeline import no_bubbles_rate
-from planner.placement import Goal, place, place_again, routes_of, shares_hosts, tokens_per_s, unchanged
+from planner.placement import (
+    Goal,
+    place,
+    place_again,
+    routes_of,
+    shares_hosts,
+    tokens_per_s,
+    unchanged,
+    without_dead_ends,
+)
 from planner.problem import Segment
 from planner.profile import ClusterProfile
 from planner.types import LayerRange, Route, Stage
@@ -120,6 +131,21 @@ def test_asking_again_unchanged_gives_the_same() -> None:
             again = place_again(model, goal, found, unchanged)
             assert again is not None
             assert again.cost == pytest.approx(found.cost, rel=1e-9)
+
+
+def test_dead_ends_are_the_same_placements() -> None:
+    seen = 0
+    for seed in range(80):
+        rng = random.Random(seed)
+        problem = CostModel(random_profile(rng), random_workload(rng)).latency_problem()
+        other = without_dead_ends(problem)
+        seen += bool(np.isinf(problem.return_cost).any())
+        assert np.isfinite(other.return_cost).all()
+        ours, theirs = cheapest_by_enumeration(problem), cheapest_by_enumeration(other)
+        assert (ours is None or math.isinf(ours.cost)) == (theirs is None)
+        if ours is not None and theirs is not None:
+            assert theirs.cost == pytest.approx(ours.cost, rel=1e-12)
+    assert seen > 5
 
 
 def test_goals_that_contradict_themselves() -> None:
