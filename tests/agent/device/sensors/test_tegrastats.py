@@ -152,8 +152,9 @@ def test_the_end_of_an_endless_line_is_no_line(tmp_path: Path, monkeypatch: pyte
     program.write_text(f"#!/bin/sh\nprintf '%0{LONGEST_LINE_BYTES}d' 0\necho '{LINES['S16']}'\nexec sleep 600\n")
     program.chmod(0o755)
     sensor = TegrastatsSensor(str(program), "orin nano")
-    assert sensor.sample(time.monotonic()).missing[POWER] == "tegrastats wrote no whole line in 0.3 s"
+    found = sensor.sample(time.monotonic())
     sensor.close()
+    assert found.missing[POWER] == "tegrastats wrote no whole line in 0.3 s"
 
 
 @pytest.mark.timeout(30)
