@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from planner.problem import Ceiling, Problem, Segment, Solution
-
-CEILING_SLACK = 1e-12
-"""Relative: a ceiling that was computed as some segment's cost admits that segment, however its terms were added."""
+from planner.route_search import CEILING_SLACK
 
 
 def cheapest_by_enumeration(problem: Problem, ceiling: Ceiling | None = None) -> Solution | None:

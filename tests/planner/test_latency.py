@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.fakes.random_problems import cluster_problem, one_per_device, random_ceiling, random_problem
 
 from planner.exhaustive import cheapest_by_enumeration
 from planner.latency import cheapest_route, overuse
 from planner.problem import Ceiling, Problem, Segment, Solution
+from tests.fakes.random_problems import cluster_problem, one_per_device, random_ceiling, random_problem
 
 CAMPAIGN = "EDGE_ORACLE" in os.environ
 INSTANCES = 2_000 if CAMPAIGN else 300

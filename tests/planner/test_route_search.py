@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from tests.fakes.random_problems import random_ceiling, random_problem
 
 from planner.exhaustive import cheapest_by_enumeration
 from planner.problem import Problem, Segment
 from planner.route_search import Counting, Space, ways_on
+from tests.fakes.random_problems import random_ceiling, random_problem
 
 
 def problem_of(seed: int) -> Problem:
