@@ -39,9 +39,9 @@ FEWEST, MOST = 3, 400
 
 PAUSE_SHARE = 2 / 3
 PAUSE_HOPS_S = 0.001
-LONGEST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 0.005
 """A stage rests while the others compute, and is slower after it: caches and sleeping threads (docs/log.md). Rounds
-pause for as long as two of three equal stages and their hops take; what it costs grows no more after 20 ms."""
+pause for as long as two of three equal stages and their hops take, but hardly anything is added after 5 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,13 @@ class _Point(NamedTuple):
     size: int
     """Rows, for prefill tokens."""
     context: int = 0
+    is_alone: bool = False
+    """Of the fewest rows."""
+
+    @property
+    def weight(self) -> float:
+        """Its share of the time; curves of few rows are what every plan is made from."""
+        return 3.0 if self.kind == "decode" and self.is_alone else 1.0
 
     def __str__(self) -> str:
         match self.kind:
@@ -146,8 +153,8 @@ class _Measuring:
         few, *more = chosen.rows
         # One row and the prompts come first: what time is too short for is left out from the end.
         self._points = [
-            _Point("busy", few, chosen.contexts[0]),
-            *(_Point("decode", few, context) for context in chosen.contexts),
+            _Point("busy", few, chosen.contexts[0], is_alone=True),
+            *(_Point("decode", few, context, is_alone=True) for context in chosen.contexts),
             *(_Point("prefill", tokens) for tokens in chosen.prompts),
             *(_Point("decode", rows, context) for rows in more for context in chosen.contexts),
         ]
@@ -174,7 +181,10 @@ class _Measuring:
         latest_s = end_s + OVERTIME_SHARE * self._task.seconds
         found: dict[_Point, RoundTimes] = {}
         turns = [(number, point) for number in range(PASSES) for point in self._points]
-        for index, (number, point) in enumerate(turns):
+        weight_left = sum(point.weight for _, point in turns)
+        for number, point in turns:
+            share = point.weight / weight_left
+            weight_left -= point.weight
             self.say(str(point))
             now_s = self._clock()
             if number > 0 and (now_s > end_s or point not in found):
@@ -184,7 +194,7 @@ class _Measuring:
                 self._missing.setdefault(point.kind, reason)
                 continue
             effort = Effort(
-                seconds=max(0.0, end_s - now_s) / (len(turns) - index),
+                seconds=max(0.0, end_s - now_s) * share,
                 fewest=1 if number else FEWEST,
                 most=MOST // PASSES,
             )
@@ -208,8 +218,7 @@ class _Measuring:
         return min(PAUSE_SHARE * self._task.spec.num_layers * layer_s + PAUSE_HOPS_S, LONGEST_PAUSE_S)
 
     def _take(self, found: dict[_Point, RoundTimes], lengths: list[int]) -> None:
-        few = self._chosen.rows[0]
-        alone = [times for point, times in found.items() if point.kind == "decode" and point.size == few]
+        alone = [times for point, times in found.items() if point.kind == "decode" and point.is_alone]
         call = fit.call_s(alone, lengths)
         self._stage_s += [call + statistics.median(times.ends) for times in alone]
         for point, times in found.items():

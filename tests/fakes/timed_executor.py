@@ -17,12 +17,14 @@ Float32 = NDArray[np.float32]
 @dataclass
 class Clock:
     now_s: float = 100.0
+    slept: bool = False
 
     def __call__(self) -> float:
         return self.now_s
 
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
+        self.slept = True
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Pace:
     layer: Callable[[int, int, int], float] = lambda rows, tokens, context: 0.002
     """(rows, tokens per row, context) → one layer."""
     call: float = 0.0005
+    waking: float = 0.0
+    """A call after a pause, on top."""
     head: Callable[[int], float] = lambda rows: 0.003
     embedding: float = 0.00001
     """One token."""
@@ -65,7 +69,8 @@ class TimedExecutor:
         assert rows == 1 or tokens == 1
         assert all(0 <= position <= self.held and position + tokens <= self.context + 1 for position in positions)
         self.clock.now_s += self.pace.call + len(layers) * self.pace.layer(rows, tokens, positions[0])
-        self.clock.now_s += self.pace.disturbance(self.calls)
+        self.clock.now_s += self.pace.disturbance(self.calls) + self.pace.waking * self.clock.slept
+        self.clock.slept = False
         self.calls += 1
         return hidden
 

@@ -92,6 +92,34 @@ def test_every_number_of_a_known_device_is_found() -> None:
     assert found.memory is not None
 
 
+def test_what_waking_up_costs_belongs_to_a_stage() -> None:
+    found = Bench(lambda resident: dataclasses.replace(pace(), waking=0.0007)).profile(task())
+    assert found.stage_ms == pytest.approx(1.2)
+    assert {point.rows: point.layer.ms for point in found.decode if point.context == 8} == pytest.approx(
+        {1: 2.008, 4: 8.008}
+    )
+
+
+@pytest.mark.parametrize("begins_s", [0.0, 5.0, 11.0])
+def test_a_disturbance_of_a_few_seconds_moves_nothing(begins_s: float) -> None:
+    bench = Bench()
+    started_s = bench.clock()
+
+    def factor() -> float:
+        return 5.0 if begins_s <= bench.clock() - started_s < begins_s + 4.0 else 1.0
+
+    calm = pace()
+    disturbed = dataclasses.replace(
+        calm, layer=lambda *run: factor() * calm.layer(*run), head=lambda rows: factor() * calm.head(rows)
+    )
+    bench._pace_of = lambda resident: disturbed
+    found = bench.profile(task())
+    quiet = Bench().profile(task())
+    for point, expected in zip(found.decode, quiet.decode, strict=True):
+        assert point.layer.ms == pytest.approx(expected.layer.ms)
+    assert found.stage_ms == pytest.approx(quiet.stage_ms)
+
+
 def test_the_time_allowed_is_used_and_kept() -> None:
     bench = Bench()
     started_s = bench.clock()
