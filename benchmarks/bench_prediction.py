@@ -1,7 +1,8 @@
 """What a plan predicts against what its execution takes: two models on two to four agents of this machine.
 
 `edgectl profile` measures four agents once per model; plans over the first two, three and four of them are predicted
-from that profile and then executed. Memory limits are such that no agent holds a whole model.
+from that profile and then executed. The planner is told of less memory than there is, so that no device may hold a
+whole model; the agents keep theirs, so that they are profiled with as many layers as it takes.
 
     python benchmarks/bench_prediction.py --out benchmarks/results/prediction.json
 """
@@ -46,8 +47,8 @@ class Case:
 
     model: Path
     quantization: Quantization
-    memory_limits: tuple[str, ...]
-    """Of the agents: less than the model takes, and different."""
+    memory_limits_mib: tuple[int, ...]
+    """What the planner may use of each agent: less than the model takes, and different."""
     context: int
     prompt: int
     tokens: int
@@ -80,10 +81,10 @@ def main() -> None:
 def cases(models: Path, only: str | None) -> list[Case]:
     found = []
     if only != "random-1.1b":
-        limits = ("44 MiB", "44 MiB", "36 MiB", "36 MiB")
+        limits = (44, 44, 36, 36)
         found.append(Case(random_model.BUNDLED, "fp32", limits, context=256, prompt=32, tokens=128, generations=7))
     if only != "wiki-32l":
-        limits = ("520 MiB", "520 MiB", "380 MiB", "380 MiB")
+        limits = (520, 520, 380, 380)
         model = random_model.write(models)
         found.append(Case(model, "int4", limits, context=256, prompt=32, tokens=48, generations=3))
     return found
@@ -93,14 +94,14 @@ def run(case: Case, cluster: LocalCluster, agents: Sequence[int], seconds: float
     """Profile once, then predict and execute every route that differs from those before."""
     os.environ["EDGE_COORDINATOR__STATE_DIR"] = str(cluster.directory / "state")
     names = [f"device-{number}" for number in range(1, max(agents) + 1)]
-    for name, limit in zip(names, case.memory_limits, strict=False):
-        cluster.add_device(name, case.model.parent, {"memory_limit": limit})
+    for name in names:
+        cluster.add_device(name, case.model.parent, {})
     for name in names:
         cluster.start_device(name)
     profile = measured_profile(case, cluster, seconds)
     rows, seen = [], set()
     for count in agents:
-        for name, route, model in routes(case, first_devices(profile, names[:count])):
+        for name, route, model in routes(case, limited(case, profile, count)):
             stages = " ".join(f"{stage.device}{stage.layers}".replace(", ", "-") for stage in route.stages)
             if stages in seen:
                 continue
@@ -127,12 +128,15 @@ def measured_profile(case: Case, cluster: LocalCluster, seconds: float) -> Clust
     return load_profile(path)
 
 
-def first_devices(profile: ClusterProfile, names: Sequence[str]) -> ClusterProfile:
-    return replace(
-        profile,
-        devices=tuple(device for device in profile.devices if device.name in names),
-        links=tuple(link for link in profile.links if link.source in names and link.destination in names),
+def limited(case: Case, profile: ClusterProfile, count: int) -> ClusterProfile:
+    """The first devices, each with as much memory as the case allows."""
+    devices = tuple(
+        replace(device, memory_bytes=limit << 20)
+        for device, limit in zip(profile.devices[:count], case.memory_limits_mib, strict=False)
     )
+    names = {device.name for device in devices}
+    links = tuple(link for link in profile.links if {link.source, link.destination} <= names)
+    return replace(profile, devices=devices, links=links)
 
 
 def routes(case: Case, profile: ClusterProfile) -> list[tuple[str, Route, CostModel]]:
