@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from agent.compute.kernels import crc32c
 from agent.effects import Connect, Disconnect, Effect, Notify, Send
 from agent.errors import ConfigError
-from agent.link_probe import CONNECT_S, LONGEST_FRAME_S, SILENCE_S, LinkProbe, fit_line, link_profile
+from agent.link_probe import CONNECT_S, SILENCE_S, LinkProbe, fit_line, link_profile
 from agent.wire import codec
 from agent.wire.codec import Frame, FrameKind
 from agent.wire.events import Connected, Disconnected, Refused, Replied
@@ -37,12 +37,16 @@ def pong(sent_ns: int) -> Replied:
 class Line:
     """Answers every frame after the time that a link of this speed takes; keeps the clock."""
 
-    def __init__(self, request: MeasureLink, there_s: Callable[[int], float], back_s: float = 0.0) -> None:
+    def __init__(
+        self, request: MeasureLink, there_s: Callable[[int], float], back_s: float = 0.0, waking_s: float = 0.0
+    ) -> None:
         self.probe = LinkProbe(request, "d1", 0.0)
         self.now_s = 0.0
         self.sent: list[Frame] = []
         self.notices: list[Any] = []
         self._there_s = there_s
+        self._waking_s = waking_s
+        self._is_asleep = False
         self._back_s = back_s
         assert self.probe.start() == [Connect(ME, "tcp://h:1", "k" * 40)]
 
@@ -64,12 +68,13 @@ class Line:
             if self.probe.is_done or count == frames:
                 return
             assert len(self.sent) == count + 1, "one frame is under way at a time"
-            self.now_s += self._there_s(len(self.sent[-1].payload)) + self._back_s
+            self.now_s += self._there_s(len(self.sent[-1].payload)) + self._back_s + self._waking_s * self._is_asleep
             self.perform(self.probe.on_event(pong(self.sent[-1].sent_ns), self.now_s))
             self._send_what_is_due()
 
     def _send_what_is_due(self) -> None:
         assert self.probe.due_s is not None
+        self._is_asleep = self.probe.due_s > self.now_s
         self.now_s = self.probe.due_s
         self.perform(self.probe.tick(self.now_s))
 
@@ -93,6 +98,14 @@ def test_a_link_of_known_speed_is_found(latency_ms: float, megabytes_per_s: floa
     assert link.jitter_ms == pytest.approx(0.0, abs=1e-9)
 
 
+def test_waking_the_receiver_up_is_part_of_the_way_there_only() -> None:
+    line = Line(REQUEST, lambda size: 0.0001 + size / 1e9, 0.0001, waking_s=0.0003)
+    line.run()
+    assert line.link().latency_ms == pytest.approx(0.4)
+    assert line.link().bandwidth_bytes_per_s == pytest.approx(1e9)
+    assert line.link().rtt_p50_ms == pytest.approx(0.5)
+
+
 def test_frames_are_what_serving_sends() -> None:
     line = Line(REQUEST, lambda size: 1e-4 + size / 1e9)
     line.run()
@@ -109,9 +122,9 @@ def test_a_slow_link_takes_the_time_allowed_and_sends_no_frame_for_long(bytes_pe
     request = msgspec.structs.replace(REQUEST, sizes=((1, 2048), (16, 2048), (128, 5120)), seconds=10.0)
     line = Line(request, lambda size: 0.03 + size / bytes_per_s, 0.03)
     line.run()
-    assert line.now_s < 10.0 + LONGEST_FRAME_S + 0.1
+    assert line.now_s < 10.0 + 2.1
     longest = max(len(frame.payload) for frame in line.sent)
-    assert longest == 4096 or longest / bytes_per_s < LONGEST_FRAME_S
+    assert longest == 4096 or longest / bytes_per_s < 2.5, "three seconds without a heartbeat end a connection"
     link = line.link()
     # With one size alone, and that in its warm-up, there is nothing better than a bound.
     if bytes_per_s >= 20_000:
@@ -135,6 +148,7 @@ def test_only_the_pong_of_what_is_under_way_counts() -> None:
     for event in (pong(under_way - 1), Replied(ME, refusal), Replied(ME, [b"", b""]), Disconnected(ME)):
         assert line.probe.owns(event)
         assert line.probe.on_event(event, 5.0) == []
+        assert line.probe.due_s is None, "the answer is still awaited"
     assert not line.probe.owns(Replied("d2", []))
     assert not line.probe.owns(Connected("d2", False))
 

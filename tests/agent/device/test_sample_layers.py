@@ -54,6 +54,11 @@ def test_of_a_large_model_as_many_layers_as_no_cache_holds() -> None:
     assert (resident[0].start, resident[-1].stop) == (0, 40)
 
 
+def test_of_huge_layers_two() -> None:
+    (resident,) = choose_layers(LLAMA_13B, quantization="fp32", block_size=128, **POINTS, available_bytes=1 << 36).loads
+    assert resident == (LayerRange(0, 1), LayerRange(39, 40))
+
+
 @given(available_mib=st.integers(1, 4096), rows=st.lists(st.integers(1, 16), min_size=1, max_size=5))
 def test_what_is_chosen_fits_or_nothing_does(available_mib: int, rows: list[int]) -> None:
     points = {**POINTS, "rows": tuple(rows)}
