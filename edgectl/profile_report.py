@@ -22,6 +22,8 @@ CSV_HEADER = (
     "outliers",
     "bandwidth_bytes_per_s",
 )
+MEASURED = ("decode", "prefill", "head", "memory", "power")
+"""What a device is measured for; `missing` may name these and facts of its fingerprint."""
 CHANGE = 0.05
 """Times closer to each other than this are called equal: two profiles of a quiet device differ by a few per cent."""
 
@@ -127,12 +129,19 @@ def _legend(profile: ClusterProfile) -> str:
 
 
 def _missing(profile: ClusterProfile) -> list[str]:
-    """Reasons, once for the devices that share them."""
+    """Reasons of what the tables lack, once for the devices that share them; facts that nobody knows are counted."""
     owners: dict[tuple[str, str], list[str]] = {}
+    unknown: set[str] = set()
     for device in profile.devices:
         for name, reason in device.missing.items():
-            owners.setdefault((name, reason), []).append(device.name)
-    return [f"{', '.join(devices)}: no {name}: {reason}" for (name, reason), devices in owners.items()]
+            if name in MEASURED and (name != "memory" or device.memory is None):
+                owners.setdefault((name, reason), []).append(device.name)
+            else:
+                unknown.add(name)
+    lines = [f"{', '.join(devices)}: no {name}: {reason}" for (name, reason), devices in owners.items()]
+    if unknown:
+        lines.append(f"unknown of some device: {', '.join(sorted(unknown))}; --json has the reasons")
+    return lines
 
 
 def _device_changes(before: DeviceProfile, after: DeviceProfile) -> Iterator[tuple[str, ...]]:

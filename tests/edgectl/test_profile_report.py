@@ -41,6 +41,16 @@ def test_what_could_not_be_measured_is_a_dash_with_a_reason_never_zero() -> None
     assert "a, b: no power: no tegrastats on PATH" in text
 
 
+def test_facts_that_nobody_knows_are_named_in_one_line() -> None:
+    profile = cluster_profile()
+    puzzled = replace(profile.devices[0], missing={"l4t": "no Jetson", "gpu": "none", "memory": "of which kind"})
+    text = describe_profile(replace(profile, devices=(puzzled, profile.devices[1])))
+    assert "unknown of some device: gpu, l4t, memory; --json has the reasons" in text
+    assert "no Jetson" not in text
+    unchecked = describe_profile(replace(profile, devices=(replace(puzzled, memory=None), profile.devices[1])))
+    assert "a: no memory: of which kind" in unchecked
+
+
 def test_estimates_are_marked() -> None:
     profile = cluster_profile()
     guessed = (replace(profile.devices[0], estimated=True), *profile.devices[1:])
