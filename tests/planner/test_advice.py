@@ -95,6 +95,14 @@ def test_doubling_a_link_saves_what_is_said() -> None:
     assert "and all like it" not in before.advice[1]
 
 
+def test_twice_as_fast_is_so_for_what_a_stage_has_beside_its_layers() -> None:
+    request = request_of(CASES["a fast neighbour takes all but the first layer"])
+    profile = changed(request.profile, bool, lambda device: replace(device, stage_ms=8.0))
+    before = make_plan(replace(request, profile=profile))
+    after = make_plan(replace(request, profile=faster(profile, "a".__eq__)))
+    assert said(before, "computing twice as fast on a") == f"{before.value - after.value:.1f}"
+
+
 def test_rates_are_those_of_planning_again() -> None:
     request, before = request_for("llama2-7b", "throughput"), answer_for("llama2-7b", "throughput")
     # The batch is kept: with it free the rate may be higher still.

@@ -206,7 +206,16 @@ def test_copies_share_the_source_and_nothing_else() -> None:
     assert sorted(others) == ["b", "c"]
     assert answer.plan.allotment("a").slots == answer.placement.sessions * 2
     assert answer.plan.allotment("b").slots == answer.placement.sessions
+    assert answer.prediction.stages[0].memory_bytes == answer.plan.allotment("a").memory_bytes
+    assert answer.prediction.tokens_per_s == pytest.approx(1e3 / answer.value)
     assert any("copies that differ cannot exceed" in sentence for sentence in answer.sentences)
+
+
+def test_baselines_begin_at_the_source_that_is_named() -> None:
+    answer = make_plan(request_of(next(case for case in CASES if case["name"] == "the source is named")))
+    solo = answer.baselines["solo"]
+    assert isinstance(solo, Prediction)
+    assert [stage.device for stage in solo.stages] == ["b"]
 
 
 def test_a_batch_reserves_memory_for_itself() -> None:

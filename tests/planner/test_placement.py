@@ -22,6 +22,7 @@ from planner.placement import (
     unchanged,
     without_dead_ends,
 )
+from planner.prediction import best_batch
 from planner.problem import Segment
 from planner.profile import ClusterProfile
 from planner.types import LayerRange, Route, Stage
@@ -118,6 +119,35 @@ def test_a_fixed_batch_has_room_whatever_circulates() -> None:
     assert fixed.sessions == 4
     assert free.sessions == free.routes[0].micro_batches * free.routes[0].rows
     assert fixed.cost == pytest.approx(free.cost)
+
+
+def test_a_fixed_batch_has_room_on_a_shared_machine_too() -> None:
+    model = CostModel(on_hosts("one", "one"), WORKLOAD)
+    fixed, free = place(model, Goal("throughput", batch=4)), place(model, Goal("throughput"))
+    assert fixed is not None
+    assert free is not None
+    assert fixed.sessions == 4
+    assert free.sessions == free.routes[0].micro_batches * free.routes[0].rows < 4, "alone, a session is as quick"
+
+
+def test_what_a_fixed_batch_reserves_fits() -> None:
+    """Three layers fit for four sessions, four for one: with room for four, whatever circulates, the others go on."""
+    profile = plain_profile(plain_device("a", memory_mib=11), plain_device("b", layer_ms=50.0))
+    model = CostModel(profile, WORKLOAD)
+    fixed = place(model, Goal("throughput", batch=4))
+    assert fixed is not None
+    stage = fixed.routes[0].stages[0]
+    assert model.memory_bytes("a", stage.layers, 4) <= model.memory_available_bytes("a")
+    assert model.memory_bytes("a", LayerRange(0, 4), 1) <= model.memory_available_bytes("a")
+    assert len(stage.layers) == 3
+
+
+def test_latency_routes_say_how_many_sessions_are_best() -> None:
+    model = CostModel(on_hosts("", ""), WORKLOAD)
+    found = place(model, Goal())
+    assert found is not None
+    (route,) = found.routes
+    assert (route.micro_batches, route.rows) == best_batch(model, replace(route, micro_batches=1, rows=1), 4)
 
 
 def test_asking_again_unchanged_gives_the_same() -> None:

@@ -110,6 +110,8 @@ def test_it_is_json_of_finite_numbers() -> None:
         (("routes", 0, "stages", 0, "layers", 1), 0, "routes[0].stages[0].layers"),
         (("routes", 0, "stages", 0, "layers", 0), -1, "routes[0].stages[0].layers[0]"),
         (("routes", 0, "stages", 1, "layers", 0), 2, "routes[0].stages[1].layers"),
+        (("routes", 0, "stages", 2, "layers", 0), 1, "routes[0].stages[2].layers"),
+        (("routes", 0, "stages", 2, "layers", 0), 3, "routes[0].stages[2].layers"),
         (("routes", 0, "stages", 2, "layers", 1), 1 << 40, "routes[0].stages[2].layers[1]"),
         (("routes", 0, "stages", 2, "layers", 1), 7, "routes[0].stages[2].layers"),
         (("allotments", 0, "slots"), 0, "allotments[0].slots"),

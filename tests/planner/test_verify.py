@@ -11,6 +11,8 @@ import pytest
 
 from planner.answer import Answer, PlanRequest, make_plan
 from planner.errors import Infeasible
+from planner.prediction import predict
+from planner.problem import Segment
 from planner.types import LayerRange, Route, Stage
 from planner.verify import Check, VerifyReport, verify_plan
 from planner.workload import Objective
@@ -100,6 +102,38 @@ def test_a_rate_that_is_too_low_to_be_the_best_is_noticed() -> None:
     answer = right("throughput: equal devices share evenly what latency leaves on one")
     report = verify_plan(dearer_but_optimal(answer))
     assert any("no batch and placement exceeds" in difference for difference in report.differences)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "replicas: each copy has a device of its own behind the source",
+        "replicas: the source's layer is what both copies wait for",
+        "throughput: memory for one session alone, and a second device too slow to help",
+    ],
+)
+def test_a_rate_is_noticed_for_every_batch_and_copy(name: str) -> None:
+    report = verify_plan(dearer_but_optimal(right(name)))
+    assert any("no batch and placement exceeds" in difference for difference in report.differences)
+
+
+def test_a_set_of_devices_that_idles_on_less_is_noticed() -> None:
+    """Two devices, the best of all that idle on 52 W or more; one of them alone takes a fifth."""
+    case = CASES["energy: the slow thrifty device does it alone"]
+    a, b = case["devices"]
+    answer = make_plan(request_of({**case, "devices": [a, {**b, "load_w": 60}]}))
+    segments = (Segment(0, 0, 1), Segment(1, 1, 6))
+    cost = answer.model.energy_problem(52.0).cost_of(segments)
+    route = answer.model.route(segments)
+    wrong = replace(
+        answer,
+        plan=replace(answer.plan, routes=(route,)),
+        prediction=predict(answer.model, route, 1),
+        placement=replace(answer.placement, segments=segments, routes=(route,), cost=cost, lower_bound=cost),
+    )
+    assert answer.value < 0.3 * cost
+    (difference,) = verify_plan(wrong).differences
+    assert "2 W idle, take no less either" in difference
 
 
 def test_an_energy_that_is_too_high_to_be_the_least_is_noticed() -> None:
