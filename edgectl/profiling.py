@@ -233,10 +233,11 @@ class Profiling:
     def _plan(self, now: float) -> list[Effect]:
         if self._is_planned:
             return []
-        missing = [name for name in self.wanted if not self._table[name].is_present]
-        if missing and now - self._arrived_s < self.wait_s:
+        absent = [name for name in (*self.wanted, *self.known) if not self._table[name].is_present]
+        if absent and now - self._arrived_s < self.wait_s:
             return []
         self._is_planned = True
+        missing = [name for name in absent if name in self.wanted]
         for name in missing:
             self.problems[name] = self._table[name].problem or "not connected"
         notices = [Notice("warning", f"{name}: {self.problems[name]}; going on without it") for name in missing]

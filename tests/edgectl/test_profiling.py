@@ -229,10 +229,21 @@ def test_another_agent_with_the_same_key_is_told_so_and_not_believed() -> None:
 
 def test_one_device_again_measures_its_links_to_those_known_already() -> None:
     bench = Bench(APART, wanted=("b",), known=("a",))
-    bench.connect()
+    bench.connect("b")
+    assert not bench.asked, "a, whose links to b are wanted, may still come"
+    bench.connect("a")
     bench.run()
     assert set(bench.profiling.profiles) == {"b"}
     assert set(bench.profiling.links) == {("a", "b"), ("b", "a")}
+
+
+def test_a_known_device_that_does_not_come_is_no_failure() -> None:
+    bench = Bench(APART, wanted=("b",), known=("a",), wait_s=5.0)
+    bench.connect("b")
+    bench.tick(6, "b")
+    bench.run()
+    assert set(bench.profiling.profiles) == {"b"}
+    assert (bench.profiling.links, bench.profiling.problems) == ({}, {})
 
 
 @given(
