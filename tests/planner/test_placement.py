@@ -143,10 +143,11 @@ def test_what_a_fixed_batch_reserves_fits() -> None:
 
 
 def test_latency_routes_say_how_many_sessions_are_best() -> None:
-    model = CostModel(on_hosts("", ""), WORKLOAD)
+    model = CostModel(plain_profile(plain_device("a", layer_ms=9.0), plain_device("b", layer_ms=1.0)), WORKLOAD)
     found = place(model, Goal())
     assert found is not None
     (route,) = found.routes
+    assert route.micro_batches > 1
     assert (route.micro_batches, route.rows) == best_batch(model, replace(route, micro_batches=1, rows=1), 4)
 
 
