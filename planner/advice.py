@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -124,7 +125,7 @@ def _questions(model: CostModel, placement: Placement, prediction: Prediction) -
 def _about_links(
     model: CostModel, segments: Sequence[Segment], stages: Sequence[StagePrediction]
 ) -> Iterator[_Question]:
-    """Links in use, and from the source straight to the device that computes most."""
+    """Links in use, and the one that might be."""
     hops: dict[tuple[int, int], list[int]] = {}
     for place, (before, after) in enumerate(pairwise(segments)):
         hops.setdefault((before.device_class, after.device_class), []).append(place)
@@ -133,13 +134,28 @@ def _about_links(
         if len(model.classes[a]) * len(model.classes[b]) > 1:
             shown += " and all like it"
         yield _Question(f"doubling {shown}", _quicker_link(a, b), sum(stages[place].hop_ms for place in places))
-    most = max(range(len(segments)), key=lambda place: stages[place].compute_ms)
-    direct = segments[0].device_class, segments[most].device_class
-    if len(segments) > 2 and direct[0] != direct[1] and direct not in hops:
-        source, target = stages[0].device, stages[most].device
-        between_ms = sum(stage.hop_ms for stage in stages[:most])
-        if model.transfer_ms(source, target) < float("inf"):
-            yield _Question(f"doubling link {source}→{target}", _quicker_link(*direct), between_ms)
+    yield from _about_the_direct_link(model, segments, stages, hops)
+
+
+def _about_the_direct_link(
+    model: CostModel,
+    segments: Sequence[Segment],
+    stages: Sequence[StagePrediction],
+    used: Container[tuple[int, int]],
+) -> Iterator[_Question]:
+    """From the source straight to the device that computes most, or would if it could be reached."""
+    own = segments[0].device_class
+    if len(segments) > 1:
+        target = max(zip(segments, stages, strict=True), key=lambda pair: pair[1].compute_ms)[0].device_class
+    else:
+        layer_ms = model.pipeline_problem(1, 1).unit_cost.min(axis=1)
+        target = min(range(len(layer_ms)), key=lambda k: (k == own, float(layer_ms[k])))
+    source, device = stages[0].device, model.classes[target][0]
+    if target == own or (own, target) in used or math.isinf(model.transfer_ms(source, device)):
+        return
+    shown = f"link {source}→{device}" + (" and all like it" if len(model.classes[target]) > 1 else "")
+    hops_ms = sum(stage.hop_ms for stage in stages) if len(segments) > 1 else stages[0].compute_ms
+    yield _Question(f"doubling {shown}", _quicker_link(own, target), hops_ms)
 
 
 def _once_per_class(

@@ -221,7 +221,9 @@ def _allotments(model: CostModel, placement: Placement) -> tuple[Allotment, ...]
 def _sentences(request: PlanRequest, model: CostModel, placement: Placement, prediction: Prediction) -> tuple[str, ...]:
     said = []
     route = placement.routes[0]
-    if len(route.stages) == 1:
+    if len(model.profile.devices) == 1:
+        said.append(f"{route.source} is the only device: there is nothing to split over")
+    elif len(route.stages) == 1:
         said.append(
             f"splitting does not pay: {route.source} alone is as good as any split, "
             f"{prediction.ms_per_token:.1f} ms per token"

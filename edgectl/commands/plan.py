@@ -156,8 +156,10 @@ def _answer(options: PlanOptions) -> tuple[Answer, str]:
     from planner.answer import make_plan
 
     def measure_here(*asked: Any) -> Any:
+        from agent.log import configure
         from edgectl.this_machine import measure_this_machine
 
+        configure("error", process="plan")
         say("no profile of this model: measuring this machine alone")
         return measure_this_machine(*asked)
 

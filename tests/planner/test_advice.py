@@ -95,6 +95,18 @@ def test_doubling_a_link_saves_what_is_said() -> None:
     assert "and all like it" not in before.advice[1]
 
 
+def test_a_link_that_would_make_splitting_pay() -> None:
+    a, b = plain_device("a", layer_ms=5.0, memory_mib=100), plain_device("b", layer_ms=1.0, memory_mib=100)
+    slow, back = plain_link("a", "b", bandwidth=2e4), plain_link("b", "a")
+    request = replace(request_of(CASES["the source is named"]), source="a")
+    before = make_plan(replace(request, profile=replace(plain_profile(a, b), links=(slow, back))))
+    quicker = replace(slow, bandwidth_bytes_per_s=4e4)
+    after = make_plan(replace(request, profile=replace(plain_profile(a, b), links=(quicker, back))))
+    assert (len(before.plan.routes[0].stages), len(after.plan.routes[0].stages)) == (1, 2)
+    assert before.sentences[0].startswith("splitting does not pay")
+    assert said(before, "doubling link a→b") == f"{before.value - after.value:.1f}"
+
+
 def test_twice_as_fast_is_so_for_what_a_stage_has_beside_its_layers() -> None:
     request = request_of(CASES["a fast neighbour takes all but the first layer"])
     profile = changed(request.profile, bool, lambda device: replace(device, stage_ms=8.0))

@@ -211,6 +211,11 @@ def test_copies_share_the_source_and_nothing_else() -> None:
     assert any("copies that differ cannot exceed" in sentence for sentence in answer.sentences)
 
 
+def test_a_device_alone_is_told_that_it_is() -> None:
+    answer = make_plan(request_of({"devices": [{"name": "a", "layer_ms": 2, "memory_mib": 100}]}))
+    assert answer.sentences == ("a is the only device: there is nothing to split over",)
+
+
 def test_baselines_begin_at_the_source_that_is_named() -> None:
     answer = make_plan(request_of(next(case for case in CASES if case["name"] == "the source is named")))
     solo = answer.baselines["solo"]
