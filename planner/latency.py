@@ -10,19 +10,24 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from planner.errors import Infeasible
+from planner.label_search import LabelSearch
 from planner.problem import Ceiling, Problem, Segment, Solution
-from planner.route_search import CEILING_SLACK, Counting, Space, ways_on
+from planner.route_search import CEILING_SLACK, Counting, Space, Ways, ways_on
 
 STATE_LIMIT = 24_000_000
 """States (boundary, class, devices left) of one table: 8 bytes each, and about a tenth of a microsecond."""
 ALL_AT_ONCE = 128
 """Vectors of counts up to which tracking every class costs no more than finding out which to track."""
+FIRST_WIDTH = 256
+LABEL_STATES = 12_000
+"""Partial ways kept per boundary cost about as much as this many states each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ def cheapest_route(
     """The cheapest placement, None if nothing fits. Of equal costs the fewest segments, then the lexicographic first.
 
     Exact unless the states needed exceed `state_limit`; then the method is "bounded" and the lower bound is proven.
+    Raises Infeasible where the limit came before any placement, so that not even None is proven.
     """
     if problem.ends_at_source:
         return _with_both_ends(problem, ceiling, state_limit)
@@ -51,7 +57,7 @@ def cheapest_route(
 
 
 def _search(space: Space, state_limit: int) -> Found:
-    """Track the classes that the relaxed way overuses, and search again, until it overuses none."""
+    """Track the classes that the relaxed way overuses, and search again, until it overuses none or the limit is met."""
     p = space.problem
     tracked: tuple[int, ...] = ()
     if Counting(space.middle, p.counts).vectors <= ALL_AT_ONCE:
@@ -64,7 +70,38 @@ def _search(space: Space, state_limit: int) -> Found:
         overused = overuse(p, segments)
         if not overused:
             return Found(segments, ways.value, exact=True)
-        tracked = tuple(k for k in space.middle if k in tracked or k in overused)
+        more = _affordable(space, tracked, overused, state_limit)
+        if more == tracked:
+            return _complete(ways, state_limit)
+        tracked = more
+
+
+def _affordable(
+    space: Space, tracked: tuple[int, ...], overused: Mapping[int, int], state_limit: int
+) -> tuple[int, ...]:
+    """Tracked and overused classes, the most overused first, as far as the table stays within the limit."""
+    p, chosen = space.problem, tracked
+    for k in sorted(overused, key=lambda k: (-overused[k] / p.counts[k], p.counts[k], k)):
+        more = tuple(sorted((*chosen, k)))
+        if Counting(more, p.counts).vectors * len(space.middle) * (p.num_layers + 1) <= state_limit:
+            chosen = more
+    return chosen
+
+
+def _complete(ways: Ways, state_limit: int) -> Found:
+    """Respect real counts from the relaxed table on, with ever more partial ways, until it is proven or too many."""
+    way: tuple[Segment, ...] | None = None
+    best, bound, width = math.inf, ways.value, FIRST_WIDTH
+    while True:
+        done = LabelSearch(ways, width, best).run()
+        way, best, bound = done.segments or way, done.cost, max(bound, done.bound)
+        exact = bound >= best
+        if exact or width * LABEL_STATES >= state_limit:
+            if way is None and not exact:
+                tried = f"{width} partial routes per boundary were followed, the rest not"
+                raise Infeasible("found no placement, and did not prove that there is none", [tried])
+            return Found(way, bound - ways.space.penalty * ways.space.problem.num_layers, exact)
+        width *= 8
 
 
 def overuse(problem: Problem, segments: Sequence[Segment]) -> dict[int, int]:
