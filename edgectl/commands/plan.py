@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from edgectl.commands.model_options import BlockSize
 from planner.types import Codec, Quantization
 from planner.workload import Objective, Privacy
 
@@ -18,48 +19,61 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 
+Model = Annotated[
+    str, typer.Option(help="A name like llama2-13b, a model directory, or its config.json. No weights needed.")
+]
+ProfileFile = Annotated[
+    Path | None, typer.Option(help="Profile of `edgectl profile`. Default: the newest.", show_default=False)
+]
+Testbed = Annotated[str | None, typer.Option(help="A testbed of a paper: edgeshard-paper.")]
+Devices = Annotated[str | None, typer.Option(help='Devices nobody measured, like "agx-orin-32gb*12,rtx-3090".')]
+Links = Annotated[Path | None, typer.Option(help="File of links, TOML or JSON.", show_default=False)]
+Source = Annotated[str | None, typer.Option(help="Device that has the prompt. Default: the first.")]
+Prompt = Annotated[int | None, typer.Option(help="Tokens of a prompt. Default: 32.", show_default=False)]
+Tokens = Annotated[int | None, typer.Option(help="Tokens of an answer. Default: 96.", show_default=False)]
+Batch = Annotated[str, typer.Option(help="Sessions at a time, or auto.", metavar="auto|N")]
+Context = Annotated[
+    int | None, typer.Option(help="Tokens each session has room for. Default: 4096.", show_default=False)
+]
+Quantize = Annotated[
+    Quantization | None, typer.Option(help="What the weights are run as. Default: the profile's, else int4.")
+]
+WireCodec = Annotated[Codec | None, typer.Option("--codec", help="Type on the wire.", show_default=False)]
+Keep = Annotated[
+    Privacy,
+    typer.Option("--privacy", help="What must stay on the source: first layers, both ends, or nothing."),
+]
+Plot = Annotated[Path | None, typer.Option(help="Draw it: .svg or .png.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Write the plan here, for `edgectl serve --plan`.", show_default=False)]
+Cluster = Annotated[Path | None, typer.Option(help="The cluster.toml of --measure.", show_default=False)]
+
+
 def plan(
-    model: Annotated[
-        str, typer.Option(help="A name like llama2-13b, a model directory, or its config.json. No weights needed.")
-    ],
+    model: Model,
     *,
-    profile: Annotated[
-        Path | None, typer.Option(help="Profile of `edgectl profile`. Default: the newest.", show_default=False)
-    ] = None,
-    testbed: Annotated[str | None, typer.Option(help="A testbed of a paper: edgeshard-paper.")] = None,
-    devices: Annotated[
-        str | None, typer.Option(help='Devices nobody measured, like "agx-orin-32gb*12,rtx-3090".')
-    ] = None,
-    links: Annotated[Path | None, typer.Option(help="File of links, TOML or JSON.", show_default=False)] = None,
+    profile: ProfileFile = None,
+    testbed: Testbed = None,
+    devices: Devices = None,
+    links: Links = None,
     objective: Annotated[Objective, typer.Option(help="What is to be best.")] = "latency",
-    source: Annotated[str | None, typer.Option(help="Device that has the prompt. Default: the first.")] = None,
-    prompt: Annotated[int | None, typer.Option(help="Tokens of a prompt. Default: 32.", show_default=False)] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens of an answer. Default: 96.", show_default=False)] = None,
-    batch: Annotated[str, typer.Option(help="Sessions at a time, or auto.", metavar="auto|N")] = "auto",
-    context: Annotated[
-        int | None, typer.Option(help="Tokens each session has room for. Default: 4096.", show_default=False)
-    ] = None,
-    quantize: Annotated[
-        Quantization | None, typer.Option(help="What the weights are run as. Default: the profile's, else int4.")
-    ] = None,
-    block_size: Annotated[
-        int | None, typer.Option(help="Weights that share a scale in int8 and int4.", show_default=False)
-    ] = None,
-    codec: Annotated[Codec | None, typer.Option(help="Type on the wire.", show_default=False)] = None,
-    privacy: Annotated[
-        Privacy, typer.Option(help="What must stay on the source: first layers, both ends, or nothing.")
-    ] = "source-first",
+    source: Source = None,
+    prompt: Prompt = None,
+    tokens: Tokens = None,
+    batch: Batch = "auto",
+    context: Context = None,
+    quantize: Quantize = None,
+    block_size: BlockSize = None,
+    codec: WireCodec = None,
+    privacy: Keep = "source-first",
     replicas: Annotated[bool, typer.Option("--replicas", help="For throughput: also copies of the pipeline.")] = False,
     pareto: Annotated[bool, typer.Option("--pareto", help="Also list latency against throughput.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say why the plan is as it is.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Solve and cost it again in another way.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw it: .svg or .png.", show_default=False)] = None,
+    plot: Plot = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole answer as one line of JSON.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the plan here, for `edgectl serve --plan`.", show_default=False)
-    ] = None,
+    out: Out = None,
     measure: Annotated[bool, typer.Option("--measure", help="Run it on the cluster and compare.")] = False,
-    cluster: Annotated[Path | None, typer.Option(help="The cluster.toml of --measure.", show_default=False)] = None,
+    cluster: Cluster = None,
 ) -> None:
     """Plan which layers run where, and say what to expect; exact, and willing to say: do not split."""
     from edgectl.plan_inputs import PlanOptions
