@@ -31,6 +31,7 @@ RUN_ELSEWHERE = {
     "make lint": ".ci/run",
     "edge-agent run": "examples/local_cluster.py",
     "edgectl serve": "examples/local_cluster.py",
+    "edgectl profile": "tests/cluster/test_profile_plan_serve.py",
     "edgectl status": "examples/demo.py",
     "edgectl generate": "examples/demo.py",
     "curl -N": "examples/demo.py",
@@ -102,6 +103,33 @@ def test_servers_are_started_by_the_test_that_is_named(command: str) -> None:
     place = (ROOT / RUN_ELSEWHERE[" ".join(words[:2])]).read_text(encoding="utf-8")
     assert words[0] in place
     assert words[1] in place
+
+
+def needs_no_device(command: str) -> bool:
+    return command.startswith(("edgectl plan", "edgectl reproduce")) and "/srv/" not in command
+
+
+@pytest.mark.parametrize("command", [line for line in commands("README.md") if needs_no_device(line)])
+def test_plans_that_need_no_device_are_made(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command)
+    assert run(BIN / words[0], *words[1:], cwd=tmp_path)
+    pictures = [word for word in words if word.endswith(".svg")]
+    assert all((tmp_path / picture).read_text(encoding="utf-8").startswith("<?xml") for picture in pictures)
+
+
+def test_the_plan_shown_is_the_plan_made(tmp_path: Path) -> None:
+    (command,) = (line for line in commands("README.md") if "--testbed" in line)
+    words = shlex.split(command)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = text[text.index("```text\nllama2-13b") + len("```text\n") :].split("```")[0]
+    assert shown == run(BIN / words[0], *words[1:], cwd=tmp_path)
+
+
+def test_profile_plan_and_serve_run_in_this_order_elsewhere() -> None:
+    place = (ROOT / "tests/cluster/test_profile_plan_serve.py").read_text(encoding="utf-8")
+    lines = [shlex.split(line) for line in commands("README.md") if "plan.json" in line]
+    assert [line[1] for line in lines] == ["plan", "serve"]
+    assert all(word in place for line in lines for word in line if word.startswith("--"))
 
 
 def test_the_steps_on_real_devices_make_a_cluster(tmp_path: Path) -> None:
