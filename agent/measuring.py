@@ -75,7 +75,42 @@ def measure_device(
         )
         return OnnxExecutor.load(weights, settings)
 
-    task = ProfileTask(
+    root = Path("/")
+    sensor = find_sensor(root, board=config.board, jtop=config.jtop, clock=clock)
+    try:
+        before = sensor.sample(clock())
+        # A sensor is read twenty times a second: not for nothing.
+        with PowerRecorder(sensor, clock) if knows_power(before) else nullcontext() as recorder:
+            power = None if recorder is None else PowerWindows(recorder, clock=clock, sleep=sleep)
+            measured = profile_device(
+                _task(request, config, provider, spec),
+                open_executor,
+                progress=progress,
+                clock=clock,
+                sleep=sleep,
+                power=power,
+            )
+        after = sensor.sample(clock())
+    finally:
+        sensor.close()
+    values, missing = fingerprint(root, board=config.board, sample=before)
+    if power is None:
+        missing["power"] = before.missing.get(POWER, f"{before.source} knows no power")
+    values |= {
+        "edgectl": version("edgectl"),
+        "runtime": f"onnxruntime {RUNTIME_VERSION}",
+        "provider": provider,
+        "threads": threads,
+        "weights": kind,
+        "power_covers": before.covers or None,
+        "temperature_before_c": before.hottest_c,
+        "temperature_after_c": after.hottest_c,
+    }
+    return replace(measured, fingerprint=values, missing={**measured.missing, **missing})
+
+
+def _task(request: MeasureDevice, config: AgentConfig, provider: str, spec: ModelSpec) -> ProfileTask:
+    return ProfileTask(
         name=config.name,
         host=boot_id(),
         provider=provider,
@@ -89,30 +124,6 @@ def measure_device(
         seconds=request.seconds,
         memory_bytes=model_memory_bytes(config.memory_limit_bytes),
     )
-    root = Path("/")
-    sensor = find_sensor(root, board=config.board, jtop=config.jtop, clock=clock)
-    try:
-        before = sensor.sample(clock())
-        # A sensor is read twenty times a second: not for nothing.
-        with PowerRecorder(sensor, clock) if knows_power(before) else nullcontext() as recorder:
-            power = None if recorder is None else PowerWindows(recorder, clock=clock, sleep=sleep)
-            measured = profile_device(task, open_executor, progress=progress, clock=clock, sleep=sleep, power=power)
-        after = sensor.sample(clock())
-    finally:
-        sensor.close()
-    values, missing = fingerprint(root, board=config.board, sample=before)
-    if power is None:
-        missing["power"] = before.missing.get(POWER, f"{before.source} knows no power")
-    values |= {
-        "edgectl": version("edgectl"),
-        "runtime": f"onnxruntime {RUNTIME_VERSION}",
-        "provider": provider,
-        "threads": threads,
-        "weights": kind,
-        "temperature_before_c": before.hottest_c,
-        "temperature_after_c": after.hottest_c,
-    }
-    return replace(measured, fingerprint=values, missing={**measured.missing, **missing})
 
 
 def _check(request: MeasureDevice) -> None:

@@ -54,12 +54,12 @@ class PowerWindows:
                 reason = next((part.reason for part in parts if part.reason), "nothing was run")
                 return f"{phase}: {reason}"
             means_w.append(sum(part.joules or 0.0 for part in parts) / covered_s)
-            source, covers = parts[0].source, parts[0].covers
+            source = parts[0].source
         idle_w, decode_w, prefill_w = (max(0.0, mean_w) for mean_w in means_w)
         return PowerProfile(
             idle_w=idle_w,
             decode_w=decode_w,
             prefill_w=prefill_w,
-            source=f"{source} ({covers})" if covers else source,
+            source=source,
             joules_per_token_layer=decode_w * layer_ms / 1e3,
         )
