@@ -9,11 +9,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping
 
+PATIENCE_S = 1.0
+"""How long a manager that reads nothing is waited for: the daemon has devices to serve."""
+
 
 def notify(env: Mapping[str, str], *lines: str) -> bool:
     """Send lines such as `READY=1` or `STATUS=loading layers` to systemd; False when there is nobody to tell.
 
-    Raises OSError when NOTIFY_SOCKET is set and cannot be reached.
+    Raises OSError when NOTIFY_SOCKET is set and cannot be reached, or nobody reads from it.
     """
     address = env.get("NOTIFY_SOCKET", "")
     if not address:
@@ -23,6 +26,7 @@ def notify(env: Mapping[str, str], *lines: str) -> bool:
     # A leading @ stands for the NUL byte of Linux's abstract sockets, which have no file.
     target = "\0" + address[1:] if address[0] == "@" else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.settimeout(PATIENCE_S)
         channel.connect(target)
         channel.sendall("\n".join(lines).encode())
     return True

@@ -33,6 +33,15 @@ def test_a_wrong_socket_is_an_error(tmp_path: Path) -> None:
         notify({"NOTIFY_SOCKET": str(tmp_path / "gone")}, "READY=1")
 
 
+def test_a_manager_that_reads_nothing_is_waited_for_a_moment_only(tmp_path: Path) -> None:
+    name = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(name)
+        with pytest.raises(TimeoutError):
+            for _ in range(10_000):  # More than any kernel queues (net.unix.max_dgram_qlen).
+                notify({"NOTIFY_SOCKET": name}, "WATCHDOG=1")
+
+
 @pytest.mark.parametrize(
     ("env", "interval_s"),
     [
