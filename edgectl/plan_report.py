@@ -19,6 +19,8 @@ ESTIMATE = "~"
 MOST_ROUTES = 4
 """Copies that are listed; the others are like them."""
 MOST_NAMES = 6
+PUBLISHED = "algorithm-"
+"""EdgeShard's algorithms as printed are in --json and in `edgectl reproduce`: of use to nobody who wants a plan."""
 
 
 def describe_plan(answer: Answer, title: str = "") -> str:
@@ -101,6 +103,8 @@ def _baselines(answer: Answer) -> str:
     own = answer.prediction
     rows = [("this plan", _number(own.ms_per_token, answer.estimated), _number(own.tokens_per_s, answer.estimated), "")]
     for name, found in answer.baselines.items():
+        if name.startswith(PUBLISHED):
+            continue
         if isinstance(found, Prediction):
             route = Route(tuple(Stage(stage.device, stage.layers) for stage in found.stages))
             guess = bool(estimated_parts(answer.model, (route,)))
