@@ -53,6 +53,21 @@ def test_both_ends_on_the_source(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(60))
+def test_a_ceiling_at_what_the_source_takes_admits_both_its_segments(seed: int) -> None:
+    problem = random_problem(seed, ends_at_source=True, max_layers=8)
+    problem.stage_cost[:] += 1
+    free = cheapest_by_enumeration(problem)
+    if free is None:
+        return
+    own = sum(problem.segment_cost(s) for s in free.segments if s.device_class == problem.source)
+    for factor in (1.0, 1 - 1e-6):
+        stage_cost = np.full(problem.num_classes, np.inf)
+        stage_cost[problem.source] = own * factor
+        ceiling = Ceiling(stage_cost, math.inf)
+        assert cheapest_route(problem, ceiling) == cheapest_by_enumeration(problem, ceiling)
+
+
+@pytest.mark.parametrize("seed", range(60))
 def test_more_memory_or_faster_links_are_never_worse(seed: int) -> None:
     problem = random_problem(seed, max_layers=12, max_devices=8)
     before = cost(cheapest_route(problem))
