@@ -19,7 +19,7 @@ from agent.config import AgentConfig
 from agent.device.fingerprint import fingerprint
 from agent.device.measured_power import PowerWindows, knows_power
 from agent.device.power import PowerRecorder
-from agent.device.profiler import ProfileTask, Progress, profile_device
+from agent.device.profiler import OpenExecutor, ProfileTask, Progress, profile_device
 from agent.device.sensors.discovery import find_sensor
 from agent.device.sensors.host import boot_id, model_memory_bytes, physical_cores
 from agent.device.sensors.sample import POWER
@@ -55,25 +55,7 @@ def measure_device(
     weights, kind = _weights(request.model, spec, config)
     threads = config.threads or physical_cores()
 
-    from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
     from agent.compute.onnx_session import RUNTIME_VERSION
-    from agent.compute.provider_probe import session_settings
-
-    session = session_settings(
-        provider, threads=threads, spin=config.spinning, spin_duration_us=config.spin_duration_us
-    )
-
-    def open_executor(resident: Resident, slots: int, context: int) -> OnnxExecutor:
-        settings = ExecutorSettings(
-            resident=resident,
-            slots=slots,
-            context=context,
-            quantization=request.quantization,
-            block_size=request.block_size,
-            boundary=request.boundary,
-            session=session,
-        )
-        return OnnxExecutor.load(weights, settings)
 
     root = Path("/")
     sensor = find_sensor(root, board=config.board, jtop=config.jtop, clock=clock)
@@ -84,7 +66,7 @@ def measure_device(
             power = None if recorder is None else PowerWindows(recorder, clock=clock, sleep=sleep)
             measured = profile_device(
                 _task(request, config, provider, spec),
-                open_executor,
+                _executors(request, config, provider, weights, threads),
                 progress=progress,
                 clock=clock,
                 sleep=sleep,
@@ -107,6 +89,32 @@ def measure_device(
         "temperature_after_c": after.hottest_c,
     }
     return replace(measured, fingerprint=values, missing={**measured.missing, **missing})
+
+
+def _executors(
+    request: MeasureDevice, config: AgentConfig, provider: str, weights: Weights, threads: int
+) -> OpenExecutor:
+    """What opens layers of these weights as `loader` does for serving."""
+    from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
+    from agent.compute.provider_probe import session_settings
+
+    session = session_settings(
+        provider, threads=threads, spin=config.spinning, spin_duration_us=config.spin_duration_us
+    )
+
+    def open_executor(resident: Resident, slots: int, context: int) -> OnnxExecutor:
+        settings = ExecutorSettings(
+            resident=resident,
+            slots=slots,
+            context=context,
+            quantization=request.quantization,
+            block_size=request.block_size,
+            boundary=request.boundary,
+            session=session,
+        )
+        return OnnxExecutor.load(weights, settings)
+
+    return open_executor
 
 
 def _task(request: MeasureDevice, config: AgentConfig, provider: str, spec: ModelSpec) -> ProfileTask:

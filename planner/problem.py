@@ -55,7 +55,8 @@ class Problem:
 
     and a segment fits when stage_bytes[k] + unit_bytes[k, start:stop].sum() <= memory_bytes[k]. With `ends_at_source`
     the source also holds the last segment (it keeps tokens and head to itself): both its segments together must fit,
-    with stage_bytes counted once, and the first may still be everything.
+    with stage_bytes counted once, and the first may still be everything. Costs and sizes are from 0 up, memory may be
+    negative for a class that is not to be used; raises ValueError for others, and for arrays that do not fit together.
     """
 
     counts: tuple[int, ...]
@@ -88,6 +89,7 @@ class Problem:
             "stage_cost": (self.stage_cost.shape, (classes,)),
             "hop_cost": (self.hop_cost.shape, (classes, classes)),
             "hop_cost_per_byte": (self.hop_cost_per_byte.shape, (classes, classes)),
+            "unit_cost": (self.unit_cost.shape, (classes, layers)),
             "boundary_bytes": (self.boundary_bytes.shape, (layers,)),
             "return_cost": (self.return_cost.shape, (classes,)),
             "unit_bytes": (self.unit_bytes.shape, (classes, layers)),
@@ -97,6 +99,10 @@ class Problem:
         for name, (shape, expected) in shapes.items():
             if shape != expected:
                 raise ValueError(f"{name} has shape {shape}, expected {expected}")
+        for name in shapes.keys() - {"memory_bytes"}:
+            # nan compares as false with everything: only what is known to be from 0 up passes.
+            if not (np.asarray(getattr(self, name)) >= 0).all():
+                raise ValueError(f"{name} must be numbers from 0")
         if not 0 <= self.source < classes or self.counts[self.source] != 1 or min(self.counts) < 1:
             raise ValueError(f"source {self.source} of {classes} classes with {self.counts} devices")
 
