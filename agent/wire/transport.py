@@ -101,7 +101,8 @@ class DealerEvents:
 class Dealer:
     """A CURVE client of one ROUTER that knows through its monitor whether it is connected.
 
-    Raises ConfigError for a malformed endpoint or key.
+    Raises ConfigError for a malformed key, and for an endpoint that is not `tcp://host:port`: it may come from another
+    machine, and libzmq would open sockets of this one's file system or of the process itself.
     """
 
     def __init__(
@@ -116,6 +117,9 @@ class Dealer:
         events: DealerEvents,
         routing_id: bytes = b"",
     ) -> None:
+        # With a semicolon libzmq takes what stands before it for the local address.
+        if not endpoint.startswith("tcp://") or ";" in endpoint:
+            raise ConfigError(f"cannot connect to {endpoint}: not of the form tcp://host:port")
         self.endpoint = endpoint
         self.server_key = server_key
         self.is_connected = False

@@ -231,7 +231,8 @@ def test_errors_name_the_endpoint(router: Router) -> None:
         with pytest.raises(ConfigError, match=f"cannot bind {taken}"):
             Router(SERVER, AllowList(), taken, LIMITS)
     context, poll = new_context(), new_poll()
-    for endpoint, key in (("tcp://", SERVER.public), ("nowhere", SERVER.public), (router.endpoint, "no key")):
+    others = ("tcp://", "nowhere", "ipc:///tmp/x", "inproc://x", "tcp://127.0.0.1:9;127.0.0.1:1")
+    for endpoint, key in (*((other, SERVER.public) for other in others), (router.endpoint, "no key")):
         with pytest.raises(ConfigError, match=f"cannot connect to {endpoint}"):
             Dealer(context, poll, endpoint, keys=CLIENT, server_key=key, limits=LIMITS, events=EVENTS)
     context.term()
