@@ -24,9 +24,17 @@ from agent.compute import kernels
 from agent.effects import Connect, Disconnect, Effect, Notify, Send
 from agent.errors import ConfigError, FrameRefused
 from agent.wire import codec
-from agent.wire.codec import CODEC_IDS, MAX_HIDDEN_SIZE, MAX_TOKENS_PER_ROW, Buffer, Frame, FrameKind
+from agent.wire.codec import CODEC_IDS, MAX_HIDDEN_SIZE, MAX_TOKENS_PER_ROW, Buffer, Frame, FrameKind, payload_bytes
 from agent.wire.events import Connected, Disconnected, Event, Refused, Replied
-from agent.wire.messages import Failed, LinkMeasured, MeasureLink, MeasureProgress
+from agent.wire.messages import (
+    MAX_MEASURE_S,
+    MAX_MEASURED_BYTES,
+    MAX_MEASURED_POINTS,
+    Failed,
+    LinkMeasured,
+    MeasureLink,
+    MeasureProgress,
+)
 from planner.profile import LinkProfile
 
 CONNECT_S = 10.0
@@ -145,14 +153,15 @@ class LinkProbe:
         """To be called when `due_s` has come, and a few times a second, until `is_done`."""
         if self.is_done:
             return []
+        # Whatever the peer does: one that only ever connects again would keep the probe going without an end.
+        if self._ends_s is not None and now > self._ends_s + SILENCE_S:
+            return self._finish()
         if self.due_s is not None and now >= self.due_s:
             return self._next(now)
         elapsed_s = now - self._started_s
         if self._ends_s is None and elapsed_s > CONNECT_S:
             cause = "refuses this device's key" if self._refused else "cannot be reached"
             return self._fail("peer_unreachable", f"{self._request.peer} at {self._request.endpoint} {cause}")
-        if self._ends_s is not None and now > self._ends_s and now - self._sent_s > SILENCE_S:
-            return self._finish()
         if now - self._reported_s < PROGRESS_S:
             return []
         self._reported_s = now
@@ -210,8 +219,10 @@ class LinkProbe:
         return start_s + (longest.median_s - start_s) * share
 
     def _finish(self) -> list[Effect]:
-        if not self._quick.samples_s:
-            return self._fail("no_answer", f"{self._request.peer} did not answer within {SILENCE_S:g} s")
+        # Pings alone say nothing of the bandwidth.
+        for what, sizes in (("ping", [self._quick]), ("frame with hidden states", self._sizes)):
+            if not any(size.samples_s for size in sizes):
+                return self._fail("no_answer", f"{self._request.peer} answered no {what} within {SILENCE_S:g} s")
         quick_s = self._quick.median_s
         pings_s = self._pings.round_trips_s or self._quick.round_trips_s
         link = link_profile(self._device, self._request.peer, quick_s, pings_s, self._points())
@@ -281,13 +292,18 @@ def _probe(tokens: int, hidden: int, request: MeasureLink) -> Frame:
 def _check(request: MeasureLink, device: str) -> None:
     if request.peer == device:
         raise ConfigError(f"measure-link: {device} has no link to itself")
-    if not request.seconds > 0:
-        raise ConfigError(f"measure-link: seconds is {request.seconds}, must be positive")
-    if not request.sizes:
-        raise ConfigError("measure-link: sizes is empty; name at least one (tokens, hidden size)")
+    if not 0 < request.seconds <= MAX_MEASURE_S:
+        raise ConfigError(f"measure-link: seconds is {request.seconds}, must be positive and at most {MAX_MEASURE_S}")
+    if not 1 <= len(request.sizes) <= MAX_MEASURED_POINTS:
+        raise ConfigError(
+            f"measure-link: sizes has {len(request.sizes)} entries, 1 to {MAX_MEASURED_POINTS} of (tokens, hidden size)"
+        )
     for tokens, hidden in request.sizes:
         if not (1 <= tokens <= MAX_TOKENS_PER_ROW and 1 <= hidden <= MAX_HIDDEN_SIZE):
             raise ConfigError(
                 f"measure-link: sizes has {tokens} tokens of {hidden}; "
                 f"from 1 to {MAX_TOKENS_PER_ROW} of at most {MAX_HIDDEN_SIZE} are possible"
             )
+    total_bytes = sum(payload_bytes(CODEC_IDS[request.codec], (1, *size)) for size in request.sizes)
+    if total_bytes > MAX_MEASURED_BYTES:
+        raise ConfigError(f"measure-link: sizes are {total_bytes} bytes together, at most {MAX_MEASURED_BYTES}")

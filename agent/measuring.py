@@ -25,7 +25,7 @@ from agent.device.sensors.host import boot_id, model_memory_bytes, physical_core
 from agent.device.sensors.sample import POWER
 from agent.errors import ConfigError, ModelNotFound
 from agent.wire.codec import MAX_ROWS, MAX_TOKENS_PER_ROW
-from agent.wire.messages import MeasureDevice
+from agent.wire.messages import MAX_MEASURE_S, MAX_MEASURED_POINTS, MeasureDevice
 from planner.model_spec import ModelSpec, parse_config
 from planner.profile import DeviceProfile
 
@@ -138,12 +138,14 @@ def _check(request: MeasureDevice) -> None:
     """Raises ConfigError naming the field."""
     for name, most in (("rows", MAX_ROWS), ("contexts", None), ("prompts", MAX_TOKENS_PER_ROW)):
         values = getattr(request, name)
+        if len(values) > MAX_MEASURED_POINTS:
+            raise ConfigError(f"measure-device: {name} has {len(values)} numbers, at most {MAX_MEASURED_POINTS}")
         least = 0 if name == "contexts" else 1
         if not values or min(values) < least or (most is not None and max(values) > most):
             upper = f" to {most}" if most else " up"
             raise ConfigError(f"measure-device: {name} is {list(values)}; at least one number from {least}{upper}")
-    if not request.seconds > 0:
-        raise ConfigError(f"measure-device: seconds is {request.seconds}, must be positive")
+    if not 0 < request.seconds <= MAX_MEASURE_S:
+        raise ConfigError(f"measure-device: seconds is {request.seconds}, must be positive and at most {MAX_MEASURE_S}")
     if request.block_size < 1:
         raise ConfigError(f"measure-device: block_size is {request.block_size}, must be positive")
 
@@ -151,7 +153,7 @@ def _check(request: MeasureDevice) -> None:
 def _config(text: str) -> dict[str, object]:
     try:
         return msgspec.json.decode(text, type=dict[str, object])
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, RecursionError) as problem:
         raise ConfigError(f"measure-device: config is no JSON object: {problem}") from problem
 
 

@@ -48,22 +48,14 @@ from agent.wire.messages import (
     CoordinatorAlive,
     DeviceMeasured,
     Failed,
-    FromSource,
     Load,
     Loaded,
-    LoadProgress,
     MeasureDevice,
     MeasureLink,
     MeasureProgress,
-    Message,
     OpenMicroBatch,
     OpenSession,
-    Rejected,
     ResumeEvents,
-    ToSource,
-    Unload,
-    Welcome,
-    WorkerHello,
 )
 from agent.wire.security import AllowList, load_key_file
 from agent.worker_channel import ChannelClosed, Configure, Stop, ToWorker, WorkerChannel, WorkerReady, WorkerTick
@@ -94,7 +86,7 @@ class Worker:
         self._loaded: LoadedModel | None = None
         self._probe: LinkProbe | None = None
         self._jobs: deque[Job] = deque()
-        self._emitted: list[FromSource] = []
+        self._emitted: list[messages.FromSource] = []
         """Events for the coordinator that have not left yet."""
         self._handshakes_refused = 0
         """How many of the data plane's are in the telemetry already."""
@@ -157,17 +149,19 @@ class Worker:
                     except ConfigError as problem:
                         self._refuse(message, problem)
             case ControlConnected():
-                self._coordinator.send(messages.encode(WorkerHello(messages.PROTOCOL_VERSION, self._config.name)))
+                self._coordinator.send(
+                    messages.encode(messages.WorkerHello(messages.PROTOCOL_VERSION, self._config.name))
+                )
             case Controlled(data):
                 self._on_control(data, now)
 
     def _on_control(self, data: bytes, now: float) -> None:
         try:
-            message: ToSource = messages.decode(data, ToSource)
+            message: messages.ToSource = messages.decode(data, messages.ToSource)
         except BadMessage as problem:
             logger.error("bad_control_message", extra={"problem": str(problem)})
             return
-        if isinstance(message, Rejected):
+        if isinstance(message, messages.Rejected):
             logger.error("coordinator_rejected_worker", extra={"code": message.code, "detail": message.detail})
             return
         self._stage.coordinator_heard(now)
@@ -186,11 +180,11 @@ class Worker:
         match message:
             case Stop():
                 self._stopping = True
-            case Welcome():
+            case messages.Welcome():
                 self._peers.replace({peer.key: peer.device for peer in message.peers})
             case Load():
                 self._load(message)
-            case Unload():
+            case messages.Unload():
                 self._unload()
             case MeasureDevice():
                 self._measure_device(message)
@@ -201,7 +195,7 @@ class Worker:
             case CloseMicroBatch():
                 self._perform(self._stage.close_micro_batch(message.micro_batch))
 
-    def _refuse(self, message: Message, problem: ConfigError) -> None:
+    def _refuse(self, message: messages.Message, problem: ConfigError) -> None:
         """Another device's endpoint or key is none: that costs a micro-batch, not this device's process."""
         logger.error("request_refused", extra={"problem": str(problem)})
         number = message.micro_batch if isinstance(message, OpenMicroBatch) else -1
@@ -301,7 +295,7 @@ class Worker:
 
         def progress(done: int, total: int) -> None:
             self._report(time.monotonic(), f"loading layers {done} of {total}")
-            self._channel.send(LoadProgress(request.model, done, total))
+            self._channel.send(messages.LoadProgress(request.model, done, total))
 
         try:
             self._loaded = load_model(request, self._config, self._provider, progress)
@@ -323,8 +317,9 @@ class Worker:
         self._channel.send(self._loaded_message(time.monotonic() - started_s))
 
     def _measure_device(self, request: MeasureDevice) -> None:
-        """Nothing else is served meanwhile: it would spoil the numbers."""
+        """Nothing else is served meanwhile: it would spoil the numbers, a link's as well."""
         self._unload()
+        self._end_probe()
 
         def progress(what: str, done: int, total: int) -> None:
             self._report(time.monotonic(), "measuring")
@@ -342,10 +337,15 @@ class Worker:
 
     def _measure_link(self, request: MeasureLink) -> None:
         """Begins; the loop's events carry it on. A newer request takes an older one's place."""
+        self._end_probe()
+        probe = LinkProbe(request, self._config.name, time.monotonic())
+        self._perform(probe.start())
+        self._probe = probe  # Not before: with an endpoint or key that is none there is nothing to carry on.
+
+    def _end_probe(self) -> None:
         if self._probe is not None:
             self._plane.disconnect(self._probe.connection)
-        self._probe = LinkProbe(request, self._config.name, time.monotonic())
-        self._perform(self._probe.start())
+            self._probe = None
 
     def _failed(self, request: str, code: str, problem: str) -> None:
         logger.error("request_failed", extra={"request": request, "code": code, "problem": problem})

@@ -24,6 +24,13 @@ MAX_ARRAY_LENGTH = 1 << 20
 MAX_MAP_LENGTH = 4096
 MAX_STRING_BYTES = 64 << 10
 
+MAX_MEASURED_POINTS = 16
+"""Rows, contexts, prompts, or frame sizes of one measurement: three times as many as `edgectl profile` asks for."""
+MAX_MEASURED_BYTES = 64 << 20
+"""Payloads of all frame sizes of one link together; 169 tokens of hidden size 65,536 in fp32 are 43 MiB."""
+MAX_MEASURE_S = 3600
+"""Of one device or link: the device serves nobody meanwhile."""
+
 EndReason = Literal["stop", "length", "cancelled"]
 
 
@@ -257,7 +264,7 @@ class MeasureDevice(Message, frozen=True):
     prompts: tuple[int, ...]
     """Lengths of prefill chunks to time."""
     seconds: float
-    """About how long the whole may take."""
+    """About how long the whole may take, at most MAX_MEASURE_S."""
 
 
 class MeasureLink(Message, frozen=True):

@@ -196,6 +196,26 @@ def test_a_peer_that_falls_silent_gives_what_was_measured_or_a_cause() -> None:
     assert some.link().bandwidth_bytes_per_s == pytest.approx(1e7, rel=0.01)
 
 
+def test_a_peer_that_answers_pings_only_has_no_bandwidth() -> None:
+    line = Line(REQUEST, lambda size: 0.001)
+    line.run(frames=200)
+    assert line.sent[-1].kind is FrameKind.PROBE
+    line.perform(line.probe.tick(REQUEST.seconds + SILENCE_S + 1.0))
+    assert isinstance(line.notices[-1], Failed)
+    assert line.notices[-1].detail.startswith("d1: d2 answered no frame with hidden states")
+
+
+def test_a_peer_that_only_ever_connects_again_is_given_up() -> None:
+    line = Line(REQUEST, lambda size: 0.001)
+    for now_s in range(100):
+        line.perform(line.probe.on_event(Connected(ME, now_s > 0), now_s))
+        line.perform(line.probe.tick(now_s))
+        if line.probe.is_done:
+            break
+    assert now_s == REQUEST.seconds + SILENCE_S + 1
+    assert isinstance(line.notices[-1], Failed)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 1 << 22), st.floats(1e-6, 10.0)), min_size=1, max_size=6),
 )
@@ -223,7 +243,13 @@ def test_one_ping_is_enough_for_a_profile() -> None:
     [
         ({"peer": "d1"}, "no link to itself"),
         ({"seconds": 0.0}, "seconds"),
+        ({"seconds": float("nan")}, "seconds"),
+        ({"seconds": float("inf")}, "seconds"),
+        ({"seconds": 1e9}, "seconds"),
         ({"sizes": ()}, "sizes"),
+        ({"sizes": ((1, 64),) * 17}, "17 entries"),
+        ({"sizes": ((4096, 65536),)}, "536870912 bytes together"),
+        ({"sizes": ((1024, 8192),) * 5}, "83886080 bytes together"),
         ({"sizes": ((0, 64),)}, "sizes"),
         ({"sizes": ((1, 1 << 20),)}, "sizes"),
     ],

@@ -26,6 +26,7 @@ from agent.wire.messages import (
     Loaded,
     LoadProgress,
     MeasureDevice,
+    MeasureLink,
     MeasureProgress,
     MicroBatchClosed,
     MicroBatchOpened,
@@ -223,7 +224,10 @@ def test_another_devices_bad_address_or_key_costs_no_process(tmp_path: Path, dig
         worker = agents[0].worker()
         await coordinator.tell("d1", load(digest, 0, 2))
         await coordinator.next(Loaded)
-        for endpoint, key in (("tcp://no such host:1", generate_keys().public), ("tcp://127.0.0.1:1", "short")):
+        bad = [
+            (endpoint, generate_keys().public) for endpoint in ("tcp://no such host:1", "ipc:///tmp/x", "inproc://x")
+        ]
+        for endpoint, key in (*bad, ("tcp://127.0.0.1:9;127.0.0.1:1", bad[0][1]), ("tcp://127.0.0.1:1", "short")):
             stages = (
                 StageAddress("d1", "tcp://127.0.0.1:1", agents[0].public_key, 0, 2),
                 StageAddress("d2", endpoint, key, 2, 32),
@@ -231,6 +235,9 @@ def test_another_devices_bad_address_or_key_costs_no_process(tmp_path: Path, dig
             await coordinator.tell("d1", OpenMicroBatch(1, 1, 2, 8, "fp16", stages))
             failed = await coordinator.next(Failed)
             assert (failed.request, failed.code, failed.micro_batch) == ("open-micro-batch", "bad_config", 1)
+            await coordinator.tell("d1", MeasureLink(1, "d2", endpoint, key, ((1, 64),), "fp16", 1.0))
+            failed = await coordinator.next(Failed)
+            assert (failed.request, failed.code) == ("measure-link", "bad_config")
         await coordinator.tell("d1", Welcome(1, "0.0.0", (PeerKey("d2", "short"),)))
         assert (await coordinator.next(Failed)).request == "welcome"
         # Both slots are free again, and it is still the same worker.
