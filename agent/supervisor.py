@@ -66,6 +66,8 @@ class Supervisor:
         self._ready: WorkerReady | None = None
         self._welcome: Welcome | None = None
         self._tick = NO_TICK
+        self._busy_until_s = 0.0
+        """When the long operation that was asked for last counts as hung."""
         self._worker = ""
         self._restart_at_s = 0.0
         self._back_off_s = FIRST_RESTART_S
@@ -132,8 +134,11 @@ class Supervisor:
             self._welcome = message
         if self._channel is not None:
             if isinstance(message, (Load, MeasureDevice)) and self._watchdog is not None:
-                allowed_s = message.seconds if isinstance(message, MeasureDevice) else 0.0
-                self._watchdog.begin("worker", time.monotonic() + LOAD_DEADLINE_S + allowed_s)
+                # The worker refuses what is not within the limits; here it must not put the deadline off for ever.
+                asked_s = message.seconds if isinstance(message, MeasureDevice) else 0.0
+                allowed_s = min(max(0.0, asked_s), messages.MAX_MEASURE_S)
+                self._busy_until_s = time.monotonic() + LOAD_DEADLINE_S + allowed_s
+                self._watchdog.begin("worker", self._busy_until_s)
             self._to_worker(lambda channel: channel.send(message))
 
     def _say_hello(self) -> None:
@@ -224,7 +229,10 @@ class Supervisor:
             _tell_systemd(f"STATUS={tick.busy or 'serving'}")
         self._tick = tick
         if self._watchdog is not None:
-            if not tick.busy:
+            if tick.busy:
+                # Again: a tick that was on its way when the operation was asked for has ended it.
+                self._watchdog.begin("worker", self._busy_until_s)
+            else:
                 self._watchdog.end("worker")
             self._watchdog.tick("worker")
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,11 +15,21 @@ import psutil
 import pytest
 
 from agent.config import AgentConfig
-from agent.supervisor import Supervisor
+from agent.supervisor import LOAD_DEADLINE_S, Supervisor
 from agent.wire import messages
 from agent.wire.events import Controlled, Readable
-from agent.wire.messages import Heartbeat, Hello, Rejected, Unload, WorkerHello, WorkerRestarted
+from agent.wire.messages import (
+    Heartbeat,
+    Hello,
+    MeasureDevice,
+    Rejected,
+    Telemetry,
+    Unload,
+    WorkerHello,
+    WorkerRestarted,
+)
 from agent.wire.security import create_key_file, generate_keys
+from agent.worker_channel import WorkerTick
 from tests.fakes.agent_process import AgentProcess, Coordinator, agent, is_alive, wait_until
 
 NOBODY = "tcp://127.0.0.1:9"
@@ -191,13 +202,42 @@ def test_what_it_does_not_understand_it_logs_and_serves_on(tmp_path: Path) -> No
     asyncio.run(scenario())
 
 
+def supervisor_alone(directory: Path) -> Supervisor:
+    """Not running; what it does is called by the test."""
+    create_key_file(directory / "agent.key")
+    return Supervisor(
+        AgentConfig(
+            name="d1", coordinator=NOBODY, coordinator_key=generate_keys().public, key_file=directory / "agent.key"
+        )
+    )
+
+
+@pytest.mark.parametrize("seconds", [60.0, float("nan"), float("inf"), -1e9])
+def test_a_measurement_has_time_and_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    supervisor = supervisor_alone(tmp_path)
+    supervisor._start_worker(0.0)
+    watchdog, process = supervisor._watchdog, supervisor._process
+    assert watchdog is not None
+    assert process is not None
+    now_s = time.monotonic()
+    request = MeasureDevice(1, "m", "{}", "int8", 32, "fp16", (1,), (8,), (8,), seconds)
+    supervisor._on_event(Controlled(messages.encode(request)))
+    # This one was under way when the request came.
+    supervisor._on_worker_message(WorkerTick(1, "", 0, Telemetry()))
+    supervisor._on_worker_message(WorkerTick(2, "measuring", 0, Telemetry()))
+    watchdog.tick("supervisor")
+    assert watchdog.feed(now_s)
+    assert watchdog.silent(now_s + LOAD_DEADLINE_S - 1) == ("supervisor",)
+    assert watchdog.silent(now_s + LOAD_DEADLINE_S + messages.MAX_MEASURE_S + 60) == ("supervisor", "worker")
+    process.kill()
+    supervisor._stop_worker()
+    supervisor._client.close()
+
+
 def test_a_request_and_the_workers_end_in_one_poll(tmp_path: Path) -> None:
     """The pipe is found closed when the request is passed on; its own event comes after and finds nobody."""
-    create_key_file(tmp_path / "agent.key")
-    config = AgentConfig(
-        name="d1", coordinator=NOBODY, coordinator_key=generate_keys().public, key_file=tmp_path / "agent.key"
-    )
-    supervisor = Supervisor(config)
+    supervisor = supervisor_alone(tmp_path)
     supervisor._start_worker(0.0)
     process, channel = supervisor._process, supervisor._channel
     assert isinstance(process, subprocess.Popen)
