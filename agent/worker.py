@@ -42,23 +42,18 @@ from agent.wire.events import (
     Refused,
     Replied,
 )
-from agent.wire.messages import (
-    CancelSession,
-    CloseMicroBatch,
-    CoordinatorAlive,
-    DeviceMeasured,
-    Failed,
-    Load,
-    Loaded,
-    MeasureDevice,
-    MeasureLink,
-    MeasureProgress,
-    OpenMicroBatch,
-    OpenSession,
-    ResumeEvents,
-)
+from agent.wire.messages import Failed, Load, MeasureDevice, MeasureLink
 from agent.wire.security import AllowList, load_key_file
-from agent.worker_channel import ChannelClosed, Configure, Stop, ToWorker, WorkerChannel, WorkerReady, WorkerTick
+from agent.worker_channel import (
+    ChannelClosed,
+    Configure,
+    Stop,
+    Superseded,
+    ToWorker,
+    WorkerChannel,
+    WorkerReady,
+    WorkerTick,
+)
 from planner.errors import PlannerError
 
 logger = logging.getLogger(__name__)
@@ -166,13 +161,13 @@ class Worker:
             return
         self._stage.coordinator_heard(now)
         match message:
-            case CoordinatorAlive():
+            case messages.CoordinatorAlive():
                 pass
-            case OpenSession():
+            case messages.OpenSession():
                 self._perform(self._stage.open_session(message, now))
-            case CancelSession(session):
+            case messages.CancelSession(session):
                 self._perform(self._stage.cancel_session(session))
-            case ResumeEvents(session, index):
+            case messages.ResumeEvents(session, index):
                 self._perform(self._stage.resume_events(session, index))
 
     def _on_request(self, message: messages.ToAgent | Stop) -> None:
@@ -190,15 +185,15 @@ class Worker:
                 self._measure_device(message)
             case MeasureLink():
                 self._measure_link(message)
-            case OpenMicroBatch():
+            case messages.OpenMicroBatch():
                 self._perform(self._stage.open_micro_batch(message))
-            case CloseMicroBatch():
+            case messages.CloseMicroBatch():
                 self._perform(self._stage.close_micro_batch(message.micro_batch))
 
     def _refuse(self, message: messages.Message, problem: ConfigError) -> None:
         """Another device's endpoint or key is none: that costs a micro-batch, not this device's process."""
         logger.error("request_refused", extra={"problem": str(problem)})
-        number = message.micro_batch if isinstance(message, OpenMicroBatch) else -1
+        number = message.micro_batch if isinstance(message, messages.OpenMicroBatch) else -1
         if number >= 0:
             self._perform(self._stage.close_micro_batch(number))
         request = str(type(message).__struct_config__.tag)
@@ -323,17 +318,22 @@ class Worker:
 
         def progress(what: str, done: int, total: int) -> None:
             self._report(time.monotonic(), "measuring")
-            self._channel.send(MeasureProgress(what, done, total))
+            self._channel.send(messages.MeasureProgress(what, done, total))
+            self._channel.check_superseded()
 
         try:
             profile = measure_device(request, self._config, self._provider, progress)
+        except Superseded:
+            logger.warning("measurement_superseded", extra={"model": request.model})
+        except ChannelClosed:
+            raise
         except (AgentError, PlannerError) as problem:
             self._failed("measure-device", problem.code, str(problem))
         except Exception as problem:  # as for a load
             logger.exception("measuring_failed", extra={"model": request.model})
             self._failed("measure-device", "measuring_failed", f"{type(problem).__name__}: {problem}")
         else:
-            self._channel.send(DeviceMeasured(request.request, profile))
+            self._channel.send(messages.DeviceMeasured(request.request, profile))
 
     def _measure_link(self, request: MeasureLink) -> None:
         """Begins; the loop's events carry it on. A newer request takes an older one's place."""
@@ -351,10 +351,12 @@ class Worker:
         logger.error("request_failed", extra={"request": request, "code": code, "problem": problem})
         self._channel.send(Failed(request, code, f"{self._config.name}: {problem}"))
 
-    def _loaded_message(self, seconds: float) -> Loaded:
+    def _loaded_message(self, seconds: float) -> messages.Loaded:
         assert self._loaded is not None
         request = self._loaded.request
-        return Loaded(request.model, request.digest, self._loaded.memory_bytes, seconds, self._loaded.batch_invariant)
+        return messages.Loaded(
+            request.model, request.digest, self._loaded.memory_bytes, seconds, self._loaded.batch_invariant
+        )
 
     def _unload(self) -> None:
         self._jobs.clear()

@@ -6,6 +6,7 @@ file. Requests of the coordinator pass through unchanged; the messages below nev
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections import deque
@@ -17,7 +18,7 @@ import msgspec
 from agent.config import AgentConfig
 from agent.errors import BadMessage
 from agent.wire import messages
-from agent.wire.messages import FromAgent, Message, Telemetry, ToAgent
+from agent.wire.messages import FromAgent, Load, MeasureDevice, MeasureLink, Message, Telemetry, ToAgent, Unload
 
 _LENGTH = struct.Struct("<I")
 
@@ -64,6 +65,18 @@ FromWorker = Union[WorkerReady, WorkerTick, FromAgent]
 ToWorker = Union[Configure, Stop, ToAgent]
 
 
+ENDING_MEASUREMENTS = (Stop, Load, Unload, MeasureDevice, MeasureLink)
+"""Whoever asks for one of these waits for no measurement of an earlier request, whose asker may be gone."""
+
+
+LOOK_BYTES = 1 << 18
+"""How far ahead `check_superseded` looks: as much as the kernel keeps for a pipe of this kind."""
+
+
+class Superseded(Exception):
+    """A request has arrived that ends the measurement at hand."""
+
+
 class ChannelClosed(Exception):
     """The process at the other end is gone."""
 
@@ -93,6 +106,18 @@ class WorkerChannel:
         bodies, self._bodies = self._bodies, deque()
         return [messages.decode(body, union) for body in bodies]
 
+    def check_superseded(self) -> None:
+        """Raises Superseded when a request that ends measurements waits to be received; takes nothing from the pipe."""
+        try:
+            waiting = self._end.recv(LOOK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return
+        bodies, _ = _split(bytes(self._received) + waiting)
+        for body in bodies:
+            with contextlib.suppress(BadMessage):  # Whoever receives it says so.
+                if isinstance(messages.decode(body, ToWorker), ENDING_MEASUREMENTS):
+                    raise Superseded
+
     def wait(self, union: Any) -> Any:
         """The next message, however long it takes. Raises ChannelClosed, BadMessage.
 
@@ -117,14 +142,25 @@ class WorkerChannel:
         if not data:
             raise ChannelClosed
         self._received += data
-        while len(self._received) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._received)
-            if length > messages.MAX_CONTROL_BYTES:
-                raise BadMessage(f"{length} bytes on the worker's pipe, at most {messages.MAX_CONTROL_BYTES}")
-            if len(self._received) < _LENGTH.size + length:
-                break
-            self._bodies.append(bytes(self._received[_LENGTH.size : _LENGTH.size + length]))
-            del self._received[: _LENGTH.size + length]
+        bodies, size_bytes = _split(self._received)
+        self._bodies += bodies
+        del self._received[:size_bytes]
 
     def close(self) -> None:
         self._end.close()
+
+
+def _split(data: bytes | bytearray) -> tuple[list[bytes], int]:
+    """The whole messages that `data` begins with, and how many bytes they take. Raises BadMessage for one too long."""
+    bodies = []
+    begin = 0
+    while len(data) - begin >= _LENGTH.size:
+        (length,) = _LENGTH.unpack_from(data, begin)
+        if length > messages.MAX_CONTROL_BYTES:
+            raise BadMessage(f"{length} bytes on the worker's pipe, at most {messages.MAX_CONTROL_BYTES}")
+        end = begin + _LENGTH.size + length
+        if len(data) < end:
+            break
+        bodies.append(bytes(data[begin + _LENGTH.size : end]))
+        begin = end
+    return bodies, begin

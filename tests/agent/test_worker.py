@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from agent.compute.model_digest import model_digest
+from agent.supervisor import STOP_S
 from agent.wire import messages
 from agent.wire.messages import (
     CancelSession,
@@ -41,9 +42,11 @@ from agent.wire.messages import (
     TokenEvent,
     Unload,
     Welcome,
+    WorkerRestarted,
 )
 from agent.wire.security import generate_keys
-from tests.fakes.agent_process import MODELS, AgentProcess, Coordinator, agent, wait_until
+from tests.fakes import tegrastats
+from tests.fakes.agent_process import MODELS, AgentProcess, Coordinator, agent, is_alive, wait_until
 
 MODEL = "wiki-32l"
 PROMPT = tuple(range(100, 120))
@@ -284,3 +287,38 @@ def test_a_device_is_measured_and_nothing_stays_loaded(tmp_path: Path, digest: s
         assert refused.detail.startswith("d1: measure-device: rows")
 
     play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("end", ["load", "worker", "agent"])
+def test_a_measurement_that_is_given_up_leaves_nothing_behind(
+    tmp_path: Path, digest: str, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Whoever asked is gone and another coordinator loads; the worker is killed; the service is stopped."""
+    lines = [line for line in tegrastats.recorded_lines() if "VDD_GPU_SOC" in line]
+    programs = tegrastats.install(tmp_path / "programs", lines).parent
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    config = (MODELS / MODEL / "config.json").read_text(encoding="utf-8")
+    # Far longer than this test may take.
+    request = MeasureDevice(9, MODEL, config, "fp32", 32, "fp16", (1, 2), (8,), (16,), 600.0)
+
+    async def scenario(coordinator: Coordinator, agents: list[AgentProcess]) -> None:
+        worker = psutil.Process(agents[0].worker())
+        await coordinator.tell("d1", request)
+        while "loading" not in (await coordinator.next(MeasureProgress)).what:
+            pass
+        (sensor,) = worker.children()
+        assert programs.name in " ".join(sensor.cmdline())
+        if end == "load":
+            await coordinator.tell("d1", load(digest))
+            assert (await coordinator.next(Loaded)).model == MODEL
+            assert agents[0].worker() == worker.pid
+        elif end == "worker":
+            worker.kill()
+            await coordinator.next(WorkerRestarted)
+        else:
+            status, took_s = agents[0].stop()
+            assert status == 0
+            assert took_s < STOP_S, "the worker ended by itself"
+        wait_until(lambda: not is_alive(sensor.pid), "tegrastats has ended")
+
+    play(tmp_path, scenario, board="agx-orin")

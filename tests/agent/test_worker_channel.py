@@ -21,6 +21,7 @@ from agent.worker_channel import (
     Configure,
     FromWorker,
     Stop,
+    Superseded,
     ToWorker,
     WorkerChannel,
     WorkerReady,
@@ -132,3 +133,30 @@ def test_the_configuration_arrives_as_the_supervisor_read_it(tmp_path: Path, mon
     for name in AgentConfig.__struct_fields__:
         if not isinstance(getattr(config, name), Path):
             assert getattr(came, name) == getattr(config, name)
+
+
+def test_what_ends_a_measurement_is_seen_and_left_to_be_received(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    channel = WorkerChannel(theirs)
+    channel.check_superseded()
+    welcome = Welcome(2, "1", ())
+    first, second = framed(welcome), framed(Unload())
+    ours.sendall(first + second[:7])
+    channel.check_superseded()
+    assert channel.receive(ToWorker) == [welcome]
+    channel.check_superseded()
+    ours.sendall(second[7:] + first)
+    for _ in range(2):
+        with pytest.raises(Superseded):
+            channel.check_superseded()
+    assert channel.receive(ToWorker) == [Unload(), welcome]
+    ours.sendall(struct.pack("<I", 1) + b"x" + framed(Stop()))
+    with pytest.raises(Superseded):
+        channel.check_superseded()
+
+
+def test_a_pipe_that_is_closed_supersedes_nothing(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    channel = WorkerChannel(theirs)
+    ours.close()
+    channel.check_superseded()
