@@ -12,7 +12,7 @@ from planner.cost import CostModel
 from planner.errors import Infeasible
 from planner.latency import cheapest_route
 from planner.pareto import frontier
-from planner.placement import Goal, Placement, place, tokens_per_s
+from planner.placement import PROVEN, Goal, Placement, at_least, place, tokens_per_s
 from planner.prediction import Prediction, predict
 from planner.profile import ClusterProfile
 from planner.shortage import shortages
@@ -108,15 +108,17 @@ def make_plan(request: PlanRequest) -> Answer:
     if request.batch is not None:
         workload = replace(workload, sessions=request.batch)
     model, placement = _best_source(request, workload)
-    route, sessions = placement.routes[0], placement.sessions
-    prediction = _predicted(model, placement)
-    plan = _plan(model, placement, prediction)
+    sessions = placement.sessions
     alike = CostModel(
         request.profile, replace(workload, sessions=sessions), source=model.source, privacy=request.privacy
     )
+    routes = baseline_routes(alike)
+    placement = at_least(model, request.goal, placement, routes.values())
+    prediction = _predicted(model, placement)
+    plan = _plan(model, placement, prediction)
     baselines = {
         name: predict(alike, found, sessions) if isinstance(found, Route) else found.causes
-        for name, found in baseline_routes(alike).items()
+        for name, found in routes.items()
     }
     return Answer(
         request=request,
@@ -127,7 +129,7 @@ def make_plan(request: PlanRequest) -> Answer:
         baselines=baselines,
         advice=advise(model, request.goal, placement, prediction),
         sentences=_sentences(request, model, placement, prediction),
-        pareto=_trades(model, route, sessions) if request.pareto else (),
+        pareto=_trades(model, placement.routes[0], sessions) if request.pareto else (),
     )
 
 
@@ -159,7 +161,10 @@ def _best_source(request: PlanRequest, workload: Workload) -> tuple[CostModel, P
     found = [(model, placement) for model in models if (placement := place(model, request.goal)) is not None]
     if found:
         # The first of equals: the profile's order is the owner's.
-        return min(found, key=lambda each: each[1].cost * (1 - SAME * (each[0] is first)))
+        model, best = min(found, key=lambda each: each[1].cost * (1 - PROVEN * (each[0] is first)))
+        # A source whose search was cut short may have a better placement than the best that was found.
+        bounds = [placement.lower_bound for _, placement in found]
+        return model, replace(best, lower_bound=min(best.cost, *bounds))
     least = (
         workload if request.objective != "throughput" or request.batch is not None else replace(workload, sessions=1)
     )
@@ -225,8 +230,8 @@ def _sentences(request: PlanRequest, model: CostModel, placement: Placement, pre
         said.append(f"{route.source} is the only device: there is nothing to split over")
     elif len(route.stages) == 1:
         said.append(
-            f"splitting does not pay: {route.source} alone is as good as any split, "
-            f"{prediction.ms_per_token:.1f} ms per token"
+            f"splitting does not pay: for {request.objective} {route.source} alone is as good as any split, "
+            f"{_in_words(request.objective, prediction)}"
         )
     elif request.objective == "throughput":
         solution = cheapest_route(model.latency_problem())
@@ -241,6 +246,15 @@ def _sentences(request: PlanRequest, model: CostModel, placement: Placement, pre
             f"best of equal copies; copies that differ cannot exceed {placement.bound_tokens_per_s:.2f} tokens/s"
         )
     return tuple(said)
+
+
+def _in_words(objective: Objective, prediction: Prediction) -> str:
+    """What the objective counts."""
+    if objective == "throughput":
+        return f"{prediction.tokens_per_s:.1f} tokens/s"
+    if objective == "energy" and prediction.joules_per_token is not None:
+        return f"{prediction.joules_per_token:.2f} J per token"
+    return f"{prediction.ms_per_token:.1f} ms per token"
 
 
 def _trades(model: CostModel, route: Route, sessions: int) -> tuple[Trade, ...]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ from planner.problem import Problem, Segment, Solution
 from planner.replicas import fastest_copies
 from planner.throughput import PipelineSolution, ProblemAt, fastest_pipeline
 from planner.types import LayerRange, Route, Stage
-from planner.workload import Objective
+from planner.workload import Objective, Privacy
 
 PROVEN = 1e-9
 """Relative gap up to which a bound is the value: rounding, not search."""
@@ -146,6 +146,8 @@ def _problem_at(model: CostModel, room: int | None, change: Change) -> ProblemAt
 def _fastest(model: CostModel, goal: Goal, change: Change) -> Placement | None:
     limit = goal.batch or model.workload.sessions
     problem_at = _problem_at(model, goal.batch, change)
+    if goal.batch is not None and cheapest_route(problem_at(1, limit)) is None:
+        return None  # Room for a fixed batch does not depend on how it circulates: one search answers for all.
     if goal.replicas:
         copies = fastest_copies(problem_at, sessions=limit)
         if copies is None:
@@ -186,6 +188,34 @@ def _with_shared_hosts(model: CostModel, goal: Goal, found: Placement, limit: in
     sessions = room if goal.batch is not None else routes[0].micro_batches * routes[0].rows
     cost = 1e3 / rates[best]
     return Placement(segments, routes, sessions, cost, min(found.lower_bound, cost), found.bound_tokens_per_s)
+
+
+def at_least(model: CostModel, goal: Goal, found: Placement, others: Iterable[object]) -> Placement:
+    """The best of a placement and of the routes among `others`, which fit: a search that does not know that stages of
+    one machine take turns may have missed what a simple rule hits. The bound stays."""
+    if goal.objective != "throughput" or goal.replicas or not shares_hosts(model):
+        return found
+    kinds = {name: k for k, members in enumerate(model.classes) for name in members}
+    for route in others:
+        if not isinstance(route, Route) or not _once_each(route, model.privacy):
+            continue
+        micro_batches, rows = best_batch(model, route, found.sessions)
+        batched = replace(route, micro_batches=micro_batches, rows=rows)
+        cost = 1e3 / tokens_per_s(model, (batched,))
+        if cost < found.cost * (1 - PROVEN):
+            segments = tuple(
+                Segment(kinds[stage.device], stage.layers.start, stage.layers.stop) for stage in route.stages
+            )
+            found = Placement(segments, (batched,), found.sessions, cost, min(found.lower_bound, cost))
+    return found
+
+
+def _once_each(route: Route, privacy: Privacy) -> bool:
+    """Whether each device has one stretch, but for a source that has to have the end as well."""
+    names = [stage.device for stage in route.stages]
+    if privacy == "trusted-ends" and len(names) > 1:
+        return names.pop() == route.source and len(set(names)) == len(names)
+    return len(set(names)) == len(names)
 
 
 def tokens_per_s(model: CostModel, routes: Sequence[Route]) -> float:

@@ -65,7 +65,7 @@ def test_baselines_that_do_not_fit_say_why() -> None:
 
 def test_a_sentence_when_splitting_does_not_pay() -> None:
     text = describe_plan(of_case("equal devices with room: do not split"))
-    assert "splitting does not pay: a alone is as good as any split, 13.0 ms per token" in text
+    assert "splitting does not pay: for latency a alone is as good as any split, 13.0 ms per token" in text
 
 
 def test_copies_are_listed() -> None:

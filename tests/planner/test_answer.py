@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 from planner.answer import Answer, PlanRequest, estimated_parts, make_plan
 from planner.errors import Infeasible, UnknownName
 from planner.prediction import Prediction
+from planner.profile import PowerProfile
 from planner.testbed import load_testbed
 from planner.workload import Objective
 from tests.fakes.plan_cases import load_cases, request_of
-from tests.fakes.random_profiles import random_profile, random_workload
+from tests.fakes.random_profiles import plain_device, plain_profile, random_profile, random_workload
 
 CASES = load_cases()
 
@@ -195,6 +197,39 @@ def test_whatever_does_not_fit_has_causes() -> None:
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_free_source_is_the_best_however_close_it_is() -> None:
+    near = plain_device("b", layer_ms=2.0 * (1 - 5e-7), memory_mib=100)
+    request = replace(request_of(CASES[0]), source=None, privacy="none")
+    for devices, source in (
+        ((plain_device("a", layer_ms=2.0, memory_mib=100), near), "b"),
+        ((replace(near, name="a"), near), "a"),
+    ):
+        answer = make_plan(replace(request, profile=plain_profile(*devices)))
+        assert answer.plan.routes[0].source == source
+        assert answer.optimal
+
+
+def test_no_simple_rule_beats_a_plan_on_a_shared_machine() -> None:
+    """The search takes stages of one machine for distinct servers: here the source alone is better than its choice."""
+    rng = random.Random(964)
+    profile, workload = random_profile(rng), random_workload(rng)
+    answer = make_plan(PlanRequest(profile=profile, workload=workload, objective="throughput", privacy="trusted-ends"))
+    solo = answer.baselines["solo"]
+    assert isinstance(solo, Prediction)
+    assert solo.tokens_per_s == pytest.approx(answer.prediction.tokens_per_s)
+    assert answer.prediction.tokens_per_s == pytest.approx(1e3 / answer.value)
+
+
+@pytest.mark.parametrize(
+    ("objective", "unit"), [("latency", "ms per token"), ("throughput", "tokens/s"), ("energy", "J per token")]
+)
+def test_not_splitting_is_told_in_what_the_objective_counts(objective: Objective, unit: str) -> None:
+    device = plain_device("a", memory_mib=100, power=PowerProfile(idle_w=5, decode_w=9, prefill_w=9, source="sysfs"))
+    request = replace(request_of(CASES[0]), objective=objective, source=None)
+    answer = make_plan(replace(request, profile=plain_profile(device, replace(device, name="b"), num_layers=1)))
+    assert re.search(rf"splitting does not pay: for {objective} a alone .* [\d.]+ {unit}$", answer.sentences[0])
 
 
 def test_copies_share_the_source_and_nothing_else() -> None:

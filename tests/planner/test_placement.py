@@ -23,7 +23,7 @@ from planner.placement import (
     without_dead_ends,
 )
 from planner.prediction import best_batch
-from planner.problem import Segment
+from planner.problem import Problem, Segment
 from planner.profile import ClusterProfile
 from planner.types import LayerRange, Route, Stage
 from planner.workload import Workload
@@ -119,6 +119,20 @@ def test_a_fixed_batch_has_room_whatever_circulates() -> None:
     assert fixed.sessions == 4
     assert free.sessions == free.routes[0].micro_batches * free.routes[0].rows
     assert fixed.cost == pytest.approx(free.cost)
+
+
+def test_a_large_batch_without_room_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for a fixed batch is the same whatever circulates: 4,000 numbers of rows are not tried one by one."""
+    model = CostModel(on_hosts("", ""), WORKLOAD)
+    asked: list[int] = []
+
+    def problem(rows: int, sessions: int) -> Problem:
+        asked.append(rows)
+        return CostModel.pipeline_problem(model, rows, sessions)
+
+    monkeypatch.setattr(model, "pipeline_problem", problem)
+    assert place(model, Goal("throughput", batch=1 << 20)) is None
+    assert asked == [1]
 
 
 def test_a_fixed_batch_has_room_on_a_shared_machine_too() -> None:
