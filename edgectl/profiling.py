@@ -105,6 +105,8 @@ class Profiling:
     known: Sequence[str] = ()
     """Devices that an older profile describes: links between them and the wanted ones are measured too."""
     began_s: float = 0.0
+    first_request: int = 1
+    """Number of the first request. A device may still answer an earlier profile: begin where that one did not."""
     profiles: dict[str, DeviceProfile] = field(default_factory=dict)
     links: dict[tuple[str, str], LinkProfile] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
@@ -113,7 +115,7 @@ class Profiling:
     _queue: list[Task] = field(default_factory=list)
     _running: dict[str, _Running] = field(default_factory=dict)
     """By the device that measures."""
-    _requests: int = 0
+    _next_request: int = field(init=False)
     _arrived_s: float = field(init=False)
     _is_planned: bool = False
     _is_finished: bool = False
@@ -121,6 +123,7 @@ class Profiling:
     def __post_init__(self) -> None:
         self._table = DeviceTable(self.cluster)
         self._arrived_s = self.began_s
+        self._next_request = self.first_request
 
     def on_message(self, origin: bytes, device: str, message: Inbound, now: float) -> list[Effect]:
         """One decoded message of the connection `origin`, whose key belongs to `device`."""
@@ -183,13 +186,14 @@ class Profiling:
             if isinstance(message, LoadProgress):
                 return []
             return [Advanced(running.task, message.what, message.done, message.total)]
-        if isinstance(message, Failed) and message.request.startswith("measure"):
+        is_link = bool(running.task.peer)
+        if isinstance(message, Failed) and message.request == ("measure-link" if is_link else "measure-device"):
             return self._end(running, message.detail)
-        if isinstance(message, DeviceMeasured) and message.request == running.request:
+        if isinstance(message, DeviceMeasured) and message.request == running.request and not is_link:
             # What a device is called and where it runs is for its key and its Hello to say.
             self.profiles[record.name] = replace(message.profile, name=record.name, host=host_of(record))
             return self._end(running)
-        if isinstance(message, LinkMeasured) and message.request == running.request:
+        if isinstance(message, LinkMeasured) and message.request == running.request and is_link:
             pair = (running.task.device, running.task.peer)
             self.links[pair] = replace(message.link, source=pair[0], destination=pair[1])
             return self._end(running)
@@ -260,12 +264,13 @@ class Profiling:
         return {record.name: host_of(record) for record in self._table}
 
     def _begin(self, task: Task, now: float) -> list[Effect]:
-        self._requests += 1
-        self._running[task.device] = _Running(self._requests, task, now)
+        number = self._next_request
+        self._next_request += 1
+        self._running[task.device] = _Running(number, task, now)
         record = self._table[task.device]
         assert record.origin is not None, f"{task.device} is present without a connection"
         peer = self._table[task.peer] if task.peer else None
-        return [Began(task), Send(record.origin, self.settings.request(self._requests, task, peer))]
+        return [Began(task), Send(record.origin, self.settings.request(number, task, peer))]
 
 
 def host_of(record: DeviceRecord) -> str:

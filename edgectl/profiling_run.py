@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import sys
 import time
 from collections.abc import Sequence
@@ -119,6 +120,7 @@ async def measure_cluster(
         wait_s=wait_s,
         known=tuple(known),
         began_s=time.monotonic(),
+        first_request=secrets.randbelow(1 << 31),
     )
     bars = Bars()
     try:

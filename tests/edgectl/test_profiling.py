@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,8 @@ from agent.wire.messages import (
     PROTOCOL_VERSION,
     CoordinatorAlive,
     DeviceMeasured,
+    Failed,
+    LinkMeasured,
     MeasureDevice,
     MeasureLink,
     MeasureProgress,
@@ -23,7 +26,7 @@ from agent.wire.messages import (
 from edgectl.effects import Notice
 from edgectl.measurements import Task
 from edgectl.profiling import PATIENCE_S, Advanced, Ended, Finished, Planned
-from tests.fakes.measured_devices import Bench, device_profile
+from tests.fakes.measured_devices import Bench, device_profile, link_profile
 
 APART = {"a": "boot-a", "b": "boot-b", "c": "boot-c"}
 TOGETHER = dict.fromkeys("abc", "boot")
@@ -205,6 +208,34 @@ def test_an_answer_to_what_is_no_longer_asked_is_not_used() -> None:
     bench.answer()
     bench.say("a", DeviceMeasured(number, device_profile("a", layer_ms=77.0)))
     assert bench.profiling.profiles["a"].decode[0].layer.ms == 1.0
+
+
+def test_an_answer_of_another_kind_than_was_asked_for_is_not_used() -> None:
+    bench = Bench(APART)
+    bench.connect()
+    number = bench.asked[0][1].request
+    bench.say("a", LinkMeasured(number, link_profile("a", "b")))
+    bench.say("a", Failed("measure-link", "no_answer", "of a link that an earlier profile asked for"))
+    assert bench.running == {Task("a"), Task("b"), Task("c")}
+    for _ in range(3):
+        bench.answer()
+    number = bench.asked[0][1].request
+    bench.say("a", DeviceMeasured(number, device_profile("a", layer_ms=77.0)))
+    bench.say("a", Failed("measure-device", "out_of_memory", "of a device that an earlier profile asked for"))
+    assert bench.running == {Task("a", "b")}
+    bench.run()
+    assert bench.profiling.profiles["a"].decode[0].layer.ms == 1.0
+    assert not bench.profiling.problems
+    assert len(bench.profiling.links) == 6
+
+
+def test_requests_are_numbered_from_where_the_caller_says() -> None:
+    bench = Bench(TOGETHER)
+    bench.profiling = dataclasses.replace(bench.profiling, first_request=500)
+    bench.connect()
+    assert bench.asked[0][1].request == 500
+    bench.answer()
+    assert bench.asked[0][1].request == 501
 
 
 def test_a_connection_that_breaks_and_comes_back_costs_nothing() -> None:
