@@ -37,6 +37,11 @@ def emit(text: str, *, end: str = "\n") -> None:
     sys.stdout.flush()
 
 
+def show(text: str) -> None:
+    """Data for a person to read, with what devices say of themselves in it."""
+    emit(printable(text))
+
+
 def emit_json(value: object) -> None:
     """Data as one line of JSON."""
     emit(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
@@ -44,7 +49,17 @@ def emit_json(value: object) -> None:
 
 def say(text: str) -> None:
     """Something for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The text with escapes in place of control characters other than ends of lines and tabs.
+
+    Much of what is said comes from other machines, and a terminal obeys what it is sent.
+    """
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode("ascii") for char in text
+    )
 
 
 def say_failure(message: str, hint: str = "") -> None:

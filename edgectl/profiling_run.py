@@ -23,7 +23,7 @@ from edgectl.coordinator import ControlServer
 from edgectl.effects import Notice, Send
 from edgectl.failures import ExitCode
 from edgectl.measurements import Settings, Task
-from edgectl.output import CommandFailure, say
+from edgectl.output import CommandFailure, printable, say
 from edgectl.profiling import Advanced, Began, Effect, Ended, Finished, Inbound, Planned, Profiling
 from planner.model_spec import ModelSpec
 from planner.profile import ClusterProfile
@@ -31,6 +31,8 @@ from planner.profile import ClusterProfile
 logger = logging.getLogger(__name__)
 
 TICK_INTERVAL_S = 0.25
+LONGEST_PART = 60
+"""Characters of what a device says it measures now: beside a bar there is no room for more."""
 
 
 class Bars:
@@ -61,9 +63,11 @@ class Bars:
 
     def advanced(self, advanced: Advanced) -> None:
         if self._progress is not None and advanced.task in self._bars:
+            from rich.markup import escape
+
             self._progress.update(
                 self._bars[advanced.task],
-                description=f"{advanced.task}: {advanced.what}",
+                description=escape(printable(f"{advanced.task}: {advanced.what[:LONGEST_PART]}")),
                 completed=advanced.done,
                 total=advanced.total,
             )
@@ -82,7 +86,7 @@ class Bars:
         if self._progress is None:
             say(text)
         else:
-            self._progress.console.print(text, markup=False, highlight=False)
+            self._progress.console.print(printable(text), markup=False, highlight=False)
 
     def close(self) -> None:
         if self._progress is not None:

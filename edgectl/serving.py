@@ -26,7 +26,7 @@ from edgectl.epochs import Epochs, count_start
 from edgectl.failures import ExitCode
 from edgectl.http_guard import check_bind
 from edgectl.model_source import describe_model, locate_model
-from edgectl.output import CommandFailure, emit_json, mib, progress_bar, say, table
+from edgectl.output import CommandFailure, emit_json, mib, printable, progress_bar, say, table
 from edgectl.planning import ServedModel, ServingOptions, context_of, order_for, order_of_plan
 from edgectl.server import create_app, serve_http
 from edgectl.tokenizer import Tokenizer, load_tokenizer
@@ -145,7 +145,7 @@ class _Bars:
         if self._progress is None:
             say(text)
         else:
-            self._progress.console.print(text, markup=False, highlight=False)
+            self._progress.console.print(printable(text), markup=False, highlight=False)
 
     def close(self) -> None:
         if self._progress is not None:

@@ -116,7 +116,7 @@ def _run(
     measure: bool,
 ) -> None:
     """Plan, write, show; whatever takes long comes after the plan is safe in its file."""
-    from edgectl.output import emit, emit_json, say
+    from edgectl.output import emit_json, say, show
     from planner.plan_json import answer_as_json
 
     answer, title = _answer(options)
@@ -153,7 +153,7 @@ def _run(
     else:
         from edgectl.plan_report import describe_plan
 
-        emit("\n\n".join((describe_plan(answer, title), *texts)))
+        show("\n\n".join((describe_plan(answer, title), *texts)))
     if report is not None and not report.ok:
         from edgectl.failures import ExitCode
         from edgectl.output import CommandFailure

@@ -91,14 +91,14 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print a profile as tables."""
-    from edgectl.output import emit
+    from edgectl.output import show
     from edgectl.profile_report import describe_profile
 
     stored = _stored(file, cluster, model)
     if as_json:
         _emit_profile(stored.path)
     else:
-        emit(describe_profile(stored.profile))
+        show(describe_profile(stored.profile))
         _warn_if_stale(stored)
 
 
@@ -110,12 +110,12 @@ def diff(
     cluster: Cluster = None,
 ) -> None:
     """Print what changed from one profile to another by more than 5 %."""
-    from edgectl.output import emit
+    from edgectl.output import show
     from edgectl.profile_report import describe_difference
     from edgectl.profile_store import load_profile
 
     first = load_profile(before)
-    emit(describe_difference(first, _stored(after, cluster, first.model).profile))
+    show(describe_difference(first, _stored(after, cluster, first.model).profile))
 
 
 @app.command()
@@ -155,7 +155,7 @@ def _measure(
     import os
 
     from edgectl.config import state_directory
-    from edgectl.output import emit, say
+    from edgectl.output import say, show
     from edgectl.profile_report import describe_profile
     from edgectl.profile_store import FOLDER, save_profile
     from edgectl.profiling_run import measure_cluster, profile_of
@@ -170,7 +170,7 @@ def _measure(
     if as_json:
         _emit_profile(path)
     else:
-        emit(describe_profile(result))
+        show(describe_profile(result))
     say(f"wrote {path}")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgectl.output import emit, emit_json, mib, table
+from edgectl.output import emit_json, mib, show, table
 
 
 def status(
@@ -23,7 +23,7 @@ def status(
     if as_json:
         emit_json(answer)
     else:
-        emit(describe(answer))
+        show(describe(answer))
 
 
 def describe(answer: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from edgectl.failures import ExitCode
-from edgectl.output import CommandFailure, emit, emit_json, mib, progress_bar, say, say_failure, table
+from edgectl.output import CommandFailure, emit, emit_json, mib, printable, progress_bar, say, say_failure, show, table
 
 
 def test_data_and_words_go_to_different_streams(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,6 +17,15 @@ def test_data_and_words_go_to_different_streams(capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr()
     assert printed.out == 'a{"b":"ü"}\n'
     assert printed.err == "c\n"
+
+
+def test_a_terminal_is_not_told_what_to_do_by_another_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    show("a\x1b]0;title\x07b\tc\n")
+    say("\x9b2J\r\x7f\u202e ü → 日本")
+    printed = capsys.readouterr()
+    assert printed.out == "a\\x1b]0;title\\x07b\tc\n\n"
+    assert printed.err == "\\x9b2J\\r\\x7f\\u202e ü → 日本\n"
+    assert "\n".join(map(chr, range(0x20, 0x7F))) == printable("\n".join(map(chr, range(0x20, 0x7F))))
 
 
 def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
