@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any, get_args
 
 import msgpack
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from agent.errors import BadMessage
 from agent.wire import messages
 from agent.wire.messages import FromAgent, FromSource, Message, ToAgent, ToSource
+from planner.profile import DeviceProfile, LinkProfile
+from tests.fakes.random_profiles import random_device
 
 UNIONS = {"FromAgent": FromAgent, "FromSource": FromSource, "ToAgent": ToAgent, "ToSource": ToSource}
 KINDS = sorted({kind for union in UNIONS.values() for kind in get_args(union)}, key=lambda kind: kind.__name__)
@@ -27,6 +30,25 @@ st.register_type_strategy(
             st.text(), st.builds(messages.HistogramSnapshot, st.lists(INTEGERS).map(tuple), st.floats()), max_size=2
         ),
         counters=st.dictionaries(st.text(), INTEGERS, max_size=3),
+    ),
+)
+# A profile is checked when it is made: most values of its fields' types make none.
+NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True)
+st.register_type_strategy(
+    DeviceProfile, st.builds(lambda seed, name: random_device(random.Random(seed), name), st.integers(0, 999), NAMES)
+)
+TIMES_MS = st.floats(0, 1e6)
+st.register_type_strategy(
+    LinkProfile,
+    st.builds(
+        LinkProfile,
+        source=NAMES.map("a-".__add__),
+        destination=NAMES.map("b-".__add__),
+        latency_ms=TIMES_MS,
+        bandwidth_bytes_per_s=st.floats(1, 1e12),
+        rtt_p50_ms=st.none() | TIMES_MS,
+        jitter_ms=st.none() | TIMES_MS,
+        estimated=st.booleans(),
     ),
 )
 
