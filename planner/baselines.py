@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from itertools import accumulate, pairwise
 
@@ -182,7 +183,8 @@ def _algorithm_2(model: CostModel) -> Route:
     devices, layers = len(model.profile.devices), model.spec.num_layers
     steps = algorithm_2_steps(layers, devices)
     if steps > MOST_STEPS:
-        text = f"2^M states: {devices} devices and {layers} layers make {steps:.1e} steps"
+        # A float ends at 1,000 devices.
+        text = f"2^M states: {devices} devices and {layers} layers make {Decimal(steps):.1e} steps"
         raise Infeasible("Algorithm 2 is not run", [text])
     found = algorithm_2(expanded(model.pipeline_problem(1, model.workload.sessions))[0])
     cause = "its line 15 accepts no stage that is slower than the ones before, and the source holds one layer"

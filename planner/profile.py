@@ -177,12 +177,12 @@ class ClusterProfile:
         names = [device.name for device in self.devices]
         if not names:
             raise ValueError("devices: a profile needs at least one")
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"devices: {name} is there twice")
+        known = set(names)
+        if len(known) < len(names):
+            raise ValueError(f"devices: {next(name for name in names if names.count(name) > 1)} is there twice")
         for link in self.links:
             for name in (link.source, link.destination):
-                if name not in names:
+                if name not in known:
                     raise ValueError(f"links: {name} is not among the devices: {', '.join(names)}")
 
     def device(self, name: str) -> DeviceProfile:

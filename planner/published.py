@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.problem import Problem, Segment, Sizes
+from planner.problem import Costs, Problem, Segment, Sizes
 
 Algorithm1Reading = Literal["printed", "once-per-cell", "along-the-path"]
 """Who pays in line 13, "Update memory Mem_j". printed: device j, out of one budget for all, whenever cell (i, j)
@@ -85,6 +85,7 @@ def algorithm_1(problem: Problem, reading: Algorithm1Reading = "printed") -> Pub
     """
     devices, layers = problem.num_classes, problem.num_layers
     exact_fit = reading == "along-the-path"
+    others = np.arange(devices)
     # Line 1: DP(i, j) = INF, choice(i, j) = NULL.
     best = np.full((layers, devices), math.inf)
     choice = np.full((layers, devices), -1)
@@ -101,20 +102,21 @@ def algorithm_1(problem: Problem, reading: Algorithm1Reading = "printed") -> Pub
             need = problem.unit_bytes[j, i]
             if reading != "along-the-path" and budget[j] <= need:  # Lines 5 and 6; an exact fit is refused, E3.
                 continue
-            for k in range(devices):  # Line 8.
-                if exact_fit and left[i - 1, k, j] < need:
-                    continue
-                # Lines 9 and 10: equation 7, and at the last layer the way back.
-                total = best[i - 1, k] + problem.unit_cost[j, i] + _hop_cost(problem, k, j, i)
-                if k != j:
-                    total += problem.stage_cost[j]
-                if i == layers - 1:
-                    total += problem.return_cost[j]
-                if total < best[i, j]:  # Lines 11 and 12.
-                    best[i, j], choice[i, j] = total, k
-                    left[i, j] = left[i - 1, k]
-                    if reading == "printed":  # Line 13: the one budget of j pays, whoever uses the cell, E1.
-                        budget[j] -= need
+            # Line 8, all k at once. Lines 9 and 10: equation 7, and at the last layer the way back.
+            totals = best[i - 1] + problem.unit_cost[j, i] + _hop_costs(problem, j, i)
+            totals[others != j] += problem.stage_cost[j]
+            if i == layers - 1:
+                totals += problem.return_cost[j]
+            if exact_fit:
+                totals[left[i - 1, :, j] < need] = math.inf
+            # Lines 11 and 12: every k that is better than all before it is accepted, the last of them remains.
+            before = np.minimum.accumulate(np.append(math.inf, totals))
+            accepted = np.flatnonzero(totals < before[:-1])
+            if accepted.size:
+                best[i, j], choice[i, j] = before[-1], accepted[-1]
+                left[i, j] = left[i - 1, accepted[-1]]
+            if reading == "printed":  # Line 13: the one budget of j pays each time, whoever uses the cell, E1.
+                budget[j] -= need * accepted.size
             left[i, j, j] -= need
             if reading == "once-per-cell" and choice[i, j] >= 0:
                 budget[j] -= need
@@ -190,6 +192,13 @@ def _best_end(tables: list[dict[tuple[int, int], _Cell]], end: int, layers: int)
         if previous is None:
             return PublishedPlan(tuple(segments[::-1]), claimed)
         stop, here = start, previous
+
+
+def _hop_costs(problem: Problem, stop: int, boundary: int) -> Costs:
+    """[M] from each device to `stop` before layer `boundary`."""
+    costs: Costs = problem.hop_cost[:, stop] + problem.boundary_bytes[boundary - 1] * problem.hop_cost_per_byte[:, stop]
+    costs[stop] = 0.0
+    return costs
 
 
 def _hop_cost(problem: Problem, start: int, stop: int, boundary: int) -> float:

@@ -141,6 +141,13 @@ def test_fifteen_devices_are_too_many_for_algorithm_2() -> None:
     assert "2^M states" in refused.causes[0]
 
 
+def test_a_thousand_devices_are_too_many_for_a_float_as_well() -> None:
+    unlinked = plain_profile(*(plain_device(f"d{place}") for place in range(1020)), links=False)
+    refused = baseline_routes(CostModel(unlinked, WORKLOAD))["algorithm-2"]
+    assert isinstance(refused, Infeasible)
+    assert "1020 devices" in refused.causes[0]
+
+
 def test_trusted_ends_bring_the_last_layer_home() -> None:
     devices = [plain_device("a"), plain_device("b", layer_ms=1), plain_device("c", layer_ms=2)]
     for name, each in baseline_routes(model_of(*devices, privacy="trusted-ends")).items():
