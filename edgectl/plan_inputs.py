@@ -74,11 +74,28 @@ def resolve(options: PlanOptions, env: Mapping[str, str], measure_here: MeasureH
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, it is {value}")
+    for name in ("model", "source"):
+        # As from a variable of the shell that is not set.
+        if getattr(options, name) == "":
+            raise ValueError(f"--{name} is empty")
     if options.testbed is not None:
-        return _with_links(options, _from_testbed(options))
-    if options.devices is not None:
-        return _with_links(options, _from_devices(options))
-    return _with_links(options, _from_measurements(options, env, measure_here))
+        inputs = _from_testbed(options)
+    elif options.devices is not None:
+        inputs = _from_devices(options)
+    else:
+        inputs = _from_measurements(options, env, measure_here)
+    inputs = replace(inputs, said=(*_not_runnable(options.model), *inputs.said))
+    return _with_links(options, inputs)
+
+
+def _not_runnable(model: str) -> tuple[str, ...]:
+    """What a person should know who plans in order to serve."""
+    from planner.catalog import find_model, model_names
+
+    if Path(model).expanduser().exists() or model.lower() not in model_names():
+        return ()
+    found = find_model(model)
+    return () if found.runnable else (f"{found.name} is for planning alone: {found.note}",)
 
 
 # --- where devices come from ------------------------------------------------------------------------------------------
@@ -90,9 +107,9 @@ def _from_testbed(options: PlanOptions) -> PlanInputs:
     assert options.testbed is not None
     testbed = load_testbed(options.testbed, options.model)
     if options.quantization not in (None, testbed.profile.quantization):
-        raise BadProfile(
-            "quantization",
-            f"testbed {testbed.name} has times of {testbed.profile.quantization} weights, not {options.quantization}",
+        raise ValueError(
+            f"--quantize {options.quantization}: testbed {testbed.name} has times of "
+            f"{testbed.profile.quantization} weights alone; --devices plans with estimates for others"
         )
     request = _request(options, testbed.profile, testbed.defaults, testbed.source)
     return PlanInputs(request, title=f"testbed {testbed.name} ({testbed.title})")

@@ -7,6 +7,7 @@ of measurements rounded, so that two profiles can be compared line by line.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import fields
@@ -45,7 +46,7 @@ def parse_profile(text: str) -> ClusterProfile:
     try:
         raw = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as problem:
-        raise BadProfile("", f"not JSON: {problem}") from None
+        raise BadProfile("", f"not JSON: {problem}{_near(text, str(problem))}") from None
     if not isinstance(raw, dict):
         raise BadProfile("", "not a JSON object")
     schema = raw.get("schema")
@@ -61,6 +62,15 @@ def parse_profile(text: str) -> ClusterProfile:
     _check_spec(profile.spec)
     _check_points(profile)
     return profile
+
+
+def _near(text: str, problem: str) -> str:
+    """What stands where the decoder stopped, such as a NaN with its key."""
+    found = re.search(r"\(byte (\d+)\)", problem)
+    if found is None:
+        return ""
+    read = text.encode("utf-8", "replace")[: int(found[1]) + 8].decode("utf-8", "replace")
+    return f", line {1 + read.count(chr(10))}: {' '.join(read[-60:].split())}"
 
 
 def _rounded(value: object) -> object:

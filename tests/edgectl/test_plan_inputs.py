@@ -55,7 +55,7 @@ def test_unknown_testbeds_and_models_of_them() -> None:
         inputs(model="llama2-7b", testbed="edgeshard")
     with pytest.raises(UnknownName, match="did you mean llama2-13b"):
         inputs(model="llama-13b", testbed="edgeshard-paper")
-    with pytest.raises(BadProfile, match="times of fp32 weights, not int4"):
+    with pytest.raises(ValueError, match="--quantize int4: testbed edgeshard-paper has times of fp32 weights alone"):
         inputs(model="llama2-7b", testbed="edgeshard-paper", quantization="int4")
 
 
@@ -70,6 +70,11 @@ def test_devices_of_the_catalogue_are_estimates_and_say_so() -> None:
     assert (work.quantization, work.prompt, work.tokens, work.context, work.sessions) == ("int4", 32, 96, 4096, 1)
     assert any("estimates from data sheets" in sentence for sentence in found.said)
     assert any("Gigabit Ethernet" in sentence for sentence in found.said)
+
+
+def test_a_model_that_cannot_be_served_says_so() -> None:
+    assert "aya-23-8b is for planning alone: CohereForCausalLM" in inputs(model="aya-23-8b", devices="rtx-3090").said[0]
+    assert not any("planning alone" in sentence for sentence in inputs(model="llama3-8b", devices="rtx-3090").said)
 
 
 def test_auto_batches_throughput() -> None:
@@ -214,12 +219,14 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
         ({"devices": "rtx-3090", "batch": -1}, "--batch must be at least 1"),
         ({"devices": "rtx-3090", "context": -1}, "--context must be at least 1"),
         ({"devices": "rtx-3090", "block_size": 0}, "--block-size must be at least 1"),
+        ({"devices": "rtx-3090", "source": ""}, "--source is empty"),
+        ({"devices": "rtx-3090", "model": ""}, "--model is empty"),
         ({"devices": "rtx-3090", "replicas": True}, "replicas raise throughput"),
     ],
 )
 def test_wrong_flags_are_named(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        inputs(model="llama3-8b", **options)
+        inputs(**{"model": "llama3-8b", **options})
 
 
 def test_privacy_none_leaves_the_source_free_unless_it_is_named() -> None:

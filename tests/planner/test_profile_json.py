@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 from typing import Any
@@ -105,6 +106,14 @@ def test_a_wrong_field_is_named(path: tuple[str | int, ...], value: object, name
     with pytest.raises(BadProfile) as caught:
         parse_profile(json.dumps(raw))
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_number_that_json_does_not_have_is_shown_with_its_key(value: float) -> None:
+    raw = written()
+    raw["devices"][1]["stage_ms"] = value
+    with pytest.raises(BadProfile, match=r'line \d+: .*"stage_ms": (NaN|-Infinity)'):
+        parse_profile(json.dumps(raw, indent=2))
 
 
 @pytest.mark.parametrize("key", ["model", "spec", "devices", "links", "quantization"])
