@@ -29,7 +29,7 @@ from edgectl.config import ClusterConfig, load_config
 from edgectl.failures import ExitCode
 from edgectl.measurements import Task
 from edgectl.output import CommandFailure
-from edgectl.profiling import Advanced, Ended, Profiling
+from edgectl.profiling import Advanced, Profiling
 from edgectl.profiling_run import Bars, measure_cluster, open_control, profile_of, run_profiling
 from tests.fakes.measured_devices import (
     SPEC,
@@ -96,22 +96,24 @@ def test_a_device_that_fails_is_named_and_left_out(capsys: pytest.CaptureFixture
     assert "warning: b: b: no room" in capsys.readouterr().err
 
 
-def test_bars_show_what_devices_say_and_do_not_obey_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["[/b] [bold", "\x1b]0;title\x07", "x" * 60_000])
+def test_bars_show_what_devices_say_and_do_not_obey_it(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setattr(shown, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
     task = Task("a")
     bars = Bars()
     bars.planned([task])
     bars.began(task)
-    for what in ("[/b] [bold", "\x1b]0;title\x07", "x" * 60_000):
-        bars.advanced(Advanced(task, what, -1, 0))
-    bars.say("[/b] \x1b]0;title\x07")
-    bars.ended(Ended(task, "\x1b]0;title\x07"))
+    bars.advanced(Advanced(task, what, -1, 0))
+    bars.say(f"said {what[:40]}")
     bars.close()
-    assert shown.getvalue().count("\\x1b]0;title") >= 2
-    assert "\x1b]0" not in shown.getvalue()
-    assert "x" * 100 not in shown.getvalue()
+    text = shown.getvalue()
+    assert "\x1b]0" not in text
+    assert text.count(what[:14].replace("\x1b", "\\x1b").replace("\x07", "\\x07")) >= 2
+    assert "x" * 100 not in text
 
 
 def test_without_a_single_device_there_is_no_profile() -> None:
