@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
-from agent.wire.messages import MeasureDevice, MeasureLink
+from agent.wire.messages import MAX_MEASURED_POINTS, MeasureDevice, MeasureLink
 from edgectl.deploy import PREFILL_CHUNK_TOKENS
 from edgectl.devices import DeviceRecord
-from planner.model_spec import ModelSpec
+from planner.errors import BadProfile
+from planner.model_spec import ModelSpec, parse_config
+from planner.profile import ClusterProfile, DeviceProfile, LinkProfile
+from planner.profile_json import dump_profile, parse_profile
 from planner.types import BoundaryType, Codec, Quantization
 
 CONTEXTS = (32, 512, 2048)
@@ -121,6 +125,33 @@ def settings_for(
         sizes=tuple((tokens, spec.hidden_size) for tokens in LINK_TOKENS),
         link_s=min(link_s, device_s),
     )
+
+
+def objection(settings: Settings, device: DeviceProfile, link: LinkProfile | None = None) -> str:
+    """Why no profile can hold what a device answered, empty when one can; `device` is an end of the link.
+
+    One device's answer that a file refuses would cost the measurements of all.
+    """
+    most = {"decode": MAX_MEASURED_POINTS**2, "prefill": MAX_MEASURED_POINTS, "head": MAX_MEASURED_POINTS}
+    for name, limit in most.items():
+        count = len(getattr(device, name))
+        if count > limit:
+            return f"{name}: {count} points, at most {limit}"
+    ends = (link.source, link.destination) if link is not None else (device.name,)
+    try:
+        profile = ClusterProfile(
+            model=settings.model,
+            spec=parse_config(json.loads(settings.config)),
+            quantization=settings.quantization,
+            block_size=settings.block_size,
+            boundary=settings.boundary,
+            devices=tuple(replace(device, name=name) for name in ends),
+            links=(link,) if link is not None else (),
+        )
+        parse_profile(dump_profile(profile))
+    except (ValueError, BadProfile) as problem:
+        return str(problem)
+    return ""
 
 
 def tasks_for(wanted: Collection[str], known: Collection[str], order: Sequence[str]) -> list[Task]:

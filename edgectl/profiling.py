@@ -33,7 +33,7 @@ from agent.wire.messages import (
 from edgectl.admission import displaced, refusal
 from edgectl.devices import DeviceEvent, DeviceRecord, DeviceTable
 from edgectl.effects import Notice, Send
-from edgectl.measurements import Settings, Task, may_begin, tasks_for
+from edgectl.measurements import Settings, Task, may_begin, objection, tasks_for
 from planner.profile import DeviceProfile, LinkProfile
 
 PATIENCE_FACTOR = 3.0
@@ -191,12 +191,20 @@ class Profiling:
             return self._end(running, message.detail)
         if isinstance(message, DeviceMeasured) and message.request == running.request and not is_link:
             # What a device is called and where it runs is for its key and its Hello to say.
-            self.profiles[record.name] = replace(message.profile, name=record.name, host=host_of(record))
-            return self._end(running)
+            profile = replace(message.profile, name=record.name, host=host_of(record))
+            problem = objection(self.settings, profile)
+            if not problem:
+                self.profiles[record.name] = profile
+            return self._end(running, problem and f"{record.name} answered nonsense: {problem}")
         if isinstance(message, LinkMeasured) and message.request == running.request and is_link:
             pair = (running.task.device, running.task.peer)
-            self.links[pair] = replace(message.link, source=pair[0], destination=pair[1])
-            return self._end(running)
+            link = replace(message.link, source=pair[0], destination=pair[1])
+            # One end at least was measured: without, there was nothing to ask.
+            measured = self.profiles.get(pair[0]) or self.profiles[pair[1]]
+            problem = objection(self.settings, measured, link)
+            if not problem:
+                self.links[pair] = link
+            return self._end(running, problem and f"{record.name} answered nonsense: {problem}")
         return []
 
     def _lose(self, device: str, reason: str) -> list[Effect]:

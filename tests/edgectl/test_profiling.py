@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,6 +28,7 @@ from agent.wire.messages import (
 from edgectl.effects import Notice
 from edgectl.measurements import Task
 from edgectl.profiling import PATIENCE_S, Advanced, Ended, Finished, Planned
+from planner.profile import DecodePoint, HeadPoint, Timing
 from tests.fakes.measured_devices import Bench, device_profile, link_profile
 
 APART = {"a": "boot-a", "b": "boot-b", "c": "boot-c"}
@@ -227,6 +230,40 @@ def test_an_answer_of_another_kind_than_was_asked_for_is_not_used() -> None:
     assert bench.profiling.profiles["a"].decode[0].layer.ms == 1.0
     assert not bench.profiling.problems
     assert len(bench.profiling.links) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"memory_bytes": 1 << 63}, "memory_bytes"),
+        ({"fingerprint": {"board": math.nan}}, "JSON"),
+        ({"decode": device_profile("a").decode * 2}, "two points"),
+        ({"decode": tuple(DecodePoint(rows=1, context=n, layer=Timing(ms=1.0)) for n in range(257))}, "257 points"),
+        ({"head": tuple(HeadPoint(rows=n, head=Timing(ms=1.0)) for n in range(1, 18))}, "17 points"),
+        ({"stage_ms": 1e308}, "stage_ms"),
+    ],
+)
+def test_numbers_that_no_profile_can_hold_cost_their_device_only(changes: dict[str, Any], words: str) -> None:
+    bench = Bench(TOGETHER)
+    bench.connect()
+    number = bench.asked.pop(0)[1].request
+    bench.say("a", DeviceMeasured(number, dataclasses.replace(device_profile("a"), **changes)))
+    bench.run()
+    assert set(bench.profiling.profiles) == {"b", "c"}
+    assert bench.profiling.problems["a"].startswith("a answered nonsense: ")
+    assert words in bench.profiling.problems["a"]
+
+
+def test_a_link_that_no_profile_can_hold_is_left_out() -> None:
+    bench = Bench({"a": "x", "b": "y"})
+    bench.connect()
+    bench.answer()
+    bench.answer()
+    number = bench.asked.pop(0)[1].request
+    bench.say("a", LinkMeasured(number, link_profile("a", "b", latency_ms=1e300)))
+    bench.run()
+    assert set(bench.profiling.links) == {("b", "a")}
+    assert "latency_ms" in bench.profiling.problems["a → b"]
 
 
 def test_requests_are_numbered_from_where_the_caller_says() -> None:
