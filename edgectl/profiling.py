@@ -141,6 +141,13 @@ class Profiling:
             effects = self._on_news(record, message, now)
         return [*effects, *self._proceed(now)]
 
+    def on_bad_message(self, origin: bytes, device: str, problem: str, now: float) -> list[Effect]:
+        """Something that is no message: of a device that measures it is all that will come."""
+        running = self._running.get(device)
+        if running is None or origin != self._table[device].origin:
+            return []
+        return [*self._end(running, f"{device} answered nonsense: {problem}"), *self._proceed(now)]
+
     def on_tick(self, now: float) -> list[Effect]:
         """To be called several times a second."""
         effects: list[Effect] = []

@@ -173,12 +173,14 @@ class _Session:
     async def receive(self) -> None:
         while not self._profiling.is_finished:
             origin, device, data = await self._control.receive()
+            now = time.monotonic()
             try:
                 message: Inbound = decode(data, Inbound)
             except BadMessage as problem:
                 logger.warning("bad_message", extra={"device": device, "detail": str(problem)})
-                continue
-            await self._carry_out(self._profiling.on_message(origin, device, message, time.monotonic()))
+                await self._carry_out(self._profiling.on_bad_message(origin, device, str(problem), now))
+            else:
+                await self._carry_out(self._profiling.on_message(origin, device, message, now))
 
     async def _carry_out(self, effects: Sequence[Effect]) -> None:
         for effect in effects:

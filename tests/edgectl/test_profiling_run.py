@@ -9,6 +9,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from agent.errors import ConfigError
@@ -45,11 +46,13 @@ AT = datetime(2026, 11, 22, 8, 30, tzinfo=timezone.utc)
 
 
 class Wire:
-    """A ControlServer whose devices answer every measurement at once, those of `broken` with a failure."""
+    """A ControlServer whose devices answer every measurement at once, those of `broken` with a failure and
+    those of `lying` with nonsense."""
 
-    def __init__(self, *names: str, broken: str = "") -> None:
+    def __init__(self, *names: str, broken: str = "", lying: str = "") -> None:
         self.bench = Bench(dict.fromkeys(names, "boot"), wait_s=math.inf)
         self.broken = broken
+        self.lying = lying
         self.inbox: asyncio.Queue[tuple[bytes, str, bytes]] = asyncio.Queue()
         self.inbox.put_nowait((b"a", "a", b"garbage"))
         for name in names:
@@ -65,6 +68,10 @@ class Wire:
         name, message = origin.decode(), decode(data, ToAgent)
         if isinstance(message, MeasureDevice) and name == self.broken:
             self.say(name, Failed("measure-device", "out_of_memory", f"{name}: no room"))
+        elif isinstance(message, MeasureDevice) and name == self.lying:
+            said = encode(DeviceMeasured(message.request, device_profile(name)))
+            memory = msgpack.packb("memory_bytes")
+            self.inbox.put_nowait((origin, name, said.replace(memory, msgpack.packb("memory_bites"), 1)))
         elif isinstance(message, MeasureDevice):
             self.say(name, MeasureProgress("decode", 1, 2))
             self.say(name, DeviceMeasured(message.request, device_profile(name)))
@@ -94,6 +101,12 @@ def test_a_device_that_fails_is_named_and_left_out(capsys: pytest.CaptureFixture
     assert [device.name for device in profile.devices] == ["a"]
     assert profile.links == ()
     assert "warning: b: b: no room" in capsys.readouterr().err
+
+
+def test_an_answer_that_is_none_ends_the_measurement_at_once() -> None:
+    profiling = run(Wire("a", "b", lying="b"))
+    assert set(profiling.profiles) == {"a"}
+    assert profiling.problems["b"].startswith("b answered nonsense: message kind 'device-measured'")
 
 
 @pytest.mark.parametrize("what", ["[/b] [bold", "\x1b]0;title\x07", "x" * 60_000])
