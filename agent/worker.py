@@ -349,7 +349,7 @@ class Worker:
 
     def _failed(self, request: str, code: str, problem: str) -> None:
         logger.error("request_failed", extra={"request": request, "code": code, "problem": problem})
-        self._channel.send(Failed(request, code, f"{self._config.name}: {problem}"))
+        self._channel.send(Failed(request, code, f"{self._config.name}: {problem[: codec.MAX_DETAIL]}"))
 
     def _loaded_message(self, seconds: float) -> messages.Loaded:
         assert self._loaded is not None

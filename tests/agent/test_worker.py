@@ -285,6 +285,12 @@ def test_a_device_is_measured_and_nothing_stays_loaded(tmp_path: Path, digest: s
         refused = await coordinator.next(Failed)
         assert (refused.request, refused.code) == ("measure-device", "bad_config")
         assert refused.detail.startswith("d1: measure-device: rows")
+        # An error that quotes what was wrong is cut to what a message may hold.
+        quoted = config.replace('"LlamaForCausalLM"', '"' + "\x7f" * 50_000 + '"')
+        await coordinator.tell("d1", msgspec.structs.replace(request, config=quoted))
+        refused = await coordinator.next(Failed)
+        assert (refused.request, refused.code) == ("measure-device", "unsupported_model")
+        assert len(refused.detail) < 2000
 
     play(tmp_path, scenario)
 
