@@ -111,10 +111,6 @@ def _worth(what: str, goal: Goal, before: float, after: float) -> str:
 def _questions(model: CostModel, placement: Placement, prediction: Prediction) -> Iterator[_Question]:
     segments, stages = placement.segments, prediction.stages
     yield from _about_links(model, segments, stages)
-    if model.privacy != "trusted-ends" and len(model.profile.devices) > 1:
-        # Not among the placements of source-first, where a device has one stretch; runs all the same.
-        what = f"ending on {model.source} too (--privacy trusted-ends)"
-        yield _Question(what, _closed, stages[-1].compute_ms)
     problem = model.pipeline_problem(1, placement.sessions)
     for segment, stage in _once_per_class(segments, stages):
         k = segment.device_class
@@ -193,10 +189,6 @@ def _quicker_link(a: int, b: int) -> Change:
         return replace(problem, hop_cost_per_byte=per_byte)
 
     return change
-
-
-def _closed(problem: Problem) -> Problem:
-    return replace(problem, ends_at_source=True)
 
 
 def _roomier(k: int) -> Change:

@@ -131,6 +131,7 @@ def _run(
     if verify:
         from planner.verify import verify_plan
 
+        say("verifying: HiGHS solves it again, which may take much longer")
         report = verify_plan(answer)
         found["verified"] = report.as_json()
         texts.append(report.describe())

@@ -107,19 +107,6 @@ def test_a_link_that_would_make_splitting_pay() -> None:
     assert said(before, "doubling link a→b") == f"{before.value - after.value:.1f}"
 
 
-def test_going_back_to_the_source_at_the_end() -> None:
-    """The only device with a quick head is the source, and the only quick one beside it has no room for much."""
-    a, b = plain_device("a", layer_ms=5.0, memory_mib=100), plain_device("b", layer_ms=1.0, memory_mib=100)
-    slow_head = tuple(replace(point, head=Timing(ms=60.0)) for point in b.head)
-    request = replace(request_of(CASES["the source is named"]), source="a")
-    request = replace(request, profile=plain_profile(a, replace(b, head=slow_head)))
-    before, after = make_plan(request), make_plan(replace(request, privacy="trusted-ends"))
-    assert [stage.device for stage in after.plan.routes[0].stages] == ["a", "b", "a"]
-    assert after.value < before.value
-    assert said(before, "ending on a too") == f"{before.value - after.value:.1f}"
-    assert not any("trusted-ends" in text for text in after.advice)
-
-
 def test_twice_as_fast_is_so_for_what_a_stage_has_beside_its_layers() -> None:
     request = request_of(CASES["a fast neighbour takes all but the first layer"])
     profile = changed(request.profile, bool, lambda device: replace(device, stage_ms=8.0))
