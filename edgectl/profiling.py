@@ -41,6 +41,11 @@ PATIENCE_S = 60.0
 """A measurement that says nothing for this long, and three times what it was given, has failed: weights of one layer
 are quantized within seconds even on a small board, and every part that follows is announced."""
 
+LONGEST_FACTOR = 5.0
+LONGEST_S = 900.0
+"""However much it says: beyond this, and five times what it was given, a measurement has failed as well. Loading is not
+in the time that is given, and a slow card takes minutes to read."""
+
 Inbound = Union[FromAgent, FromSource]
 
 
@@ -87,6 +92,7 @@ class _Running:
     request: int
     task: Task
     heard_s: float
+    began_s: float
 
 
 @dataclass(slots=True)
@@ -101,7 +107,7 @@ class Profiling:
     version: str
     """Of edgectl."""
     wait_s: float
-    """How long a device that is missing is waited for, since the last one came."""
+    """How long a device that is missing is waited for, since the last one came for the first time."""
     known: Sequence[str] = ()
     """Devices that an older profile describes: links between them and the wanted ones are measured too."""
     began_s: float = 0.0
@@ -157,6 +163,10 @@ class Profiling:
             patience_s = max(PATIENCE_S, PATIENCE_FACTOR * self.settings.seconds(running.task))
             if now - running.heard_s > patience_s:
                 effects += self._end(running, f"{running.task.device} said nothing for {patience_s:.0f} s")
+                continue
+            longest_s = max(LONGEST_S, LONGEST_FACTOR * self.settings.seconds(running.task))
+            if now - running.began_s > longest_s:
+                effects += self._end(running, f"{running.task.device} was not done after {longest_s:.0f} s")
         return [*effects, *self._proceed(now)]
 
     @property
@@ -177,8 +187,10 @@ class Profiling:
             self._table.reconnected(origin, first, record.name, now)
             return [welcome]
         lost = self._lose(record.name, f"{record.name} started again")
+        if record.hello is None:
+            # Not for one that starts again and again: the others would wait for ever.
+            self._arrived_s = now
         self._table.hello(origin, first, record.name, now)
-        self._arrived_s = now
         return [welcome, *lost, Notice("info", f"{record.name} connected")]
 
     def _on_news(self, record: DeviceRecord, message: Inbound, now: float) -> list[Effect]:
@@ -281,7 +293,7 @@ class Profiling:
     def _begin(self, task: Task, now: float) -> list[Effect]:
         number = self._next_request
         self._next_request += 1
-        self._running[task.device] = _Running(number, task, now)
+        self._running[task.device] = _Running(number, task, now, now)
         record = self._table[task.device]
         assert record.origin is not None, f"{task.device} is present without a connection"
         peer = self._table[task.peer] if task.peer else None

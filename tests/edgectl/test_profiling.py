@@ -27,7 +27,7 @@ from agent.wire.messages import (
 )
 from edgectl.effects import Notice
 from edgectl.measurements import Task
-from edgectl.profiling import PATIENCE_S, Advanced, Ended, Finished, Planned
+from edgectl.profiling import LONGEST_S, PATIENCE_S, Advanced, Ended, Finished, Planned
 from planner.profile import DecodePoint, HeadPoint, Timing
 from tests.fakes.measured_devices import Bench, device_profile, link_profile
 
@@ -200,6 +200,25 @@ def test_what_ends_a_measurement_names_device_and_reason(event: Event, reason: s
     # Its links are given up, the others go on.
     assert all("a" in link.task.names for link in links)
     assert bench.running == {Task("b")}
+
+
+def test_who_never_comes_to_an_end_is_given_up() -> None:
+    bench = Bench({"a": "x"})
+    bench.connect()
+    while bench.running:
+        bench.say("a", MeasureProgress("decode", 1, 2))
+        bench.tick(30, "a")
+    assert LONGEST_S < bench.now < LONGEST_S + 31
+    assert bench.profiling.problems == {"a": "a was not done after 900 s"}
+    assert bench.profiling.is_finished
+
+
+def test_who_starts_again_and_again_does_not_keep_the_others_waiting() -> None:
+    bench = Bench({"a": "x", "b": "y"}, wait_s=10.0)
+    for life in range(12):
+        bench.connect("a", life=life)
+        bench.tick(1, "a")
+    assert bench.profiling.problems["b"] == "not connected"
 
 
 def test_an_answer_to_what_is_no_longer_asked_is_not_used() -> None:
