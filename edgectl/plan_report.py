@@ -127,7 +127,7 @@ def _trades(answer: Answer) -> str:
         for trade in answer.pareto
     ]
     route = answer.plan.routes[0]
-    return f"no other placement is better in both, with {route.micro_batches} micro-batches of {route.rows}:\n" + table(
+    return f"no other placement is better in both, with {_batch(route)}:\n" + table(
         header, _to_the_right(header, rows, 0, 2)
     )
 

@@ -42,7 +42,7 @@ def _what_is_best(answer: Answer) -> str:
     if request.objective == "throughput":
         return (
             "objective: most tokens per second without bubbles, rows / max(busiest device or link, round / "
-            f"micro-batches), over all placements and batches; {route.micro_batches} micro-batches of {route.rows} won"
+            f"micro-batches), over all placements and batches; {route.micro_batches} × {route.rows} rows won"
         )
     if request.objective == "energy":
         return (

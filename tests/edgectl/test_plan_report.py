@@ -86,6 +86,7 @@ def test_trades_are_a_table() -> None:
     answer = of_testbed("llama2-13b", objective="throughput", pareto=True)
     text = describe_plan(answer)
     assert "no other placement is better in both" in text
+    assert "1 micro-batches" not in text
     assert f"~{answer.pareto[0].round_ms:.2f}" in text
 
 
