@@ -138,23 +138,33 @@ def order_of_plan(model: ServedModel, plan: Plan, devices: Sequence[str]) -> Ord
     )
 
 
+def not_executed_yet(plan: Plan) -> BadPlan | None:
+    """Why `serve --plan` refuses every plan of this kind; None where it does not."""
+    if len(plan.routes) != 1:
+        return BadPlan("routes", f"there are {len(plan.routes)}, one is served at a time; plan without --replicas")
+    stages = plan.routes[0].stages
+    for place, stage in enumerate(stages):
+        if stage.device in [other.device for other in stages[:place]]:
+            return BadPlan(
+                f"routes[0].stages[{place}].device",
+                f"{stage.device} has a stage already: agents run one stage of a route each, so that a route cannot end "
+                "where it began; plan with --privacy source-first",
+            )
+    return None
+
+
 def _check_executable(model: ServedModel, plan: Plan, devices: Sequence[str]) -> None:
     if plan.model != model.name:
         raise BadPlan("model", f"is {plan.model}, but {model.name} is to be served; plan for that model")
-    if len(plan.routes) != 1:
-        raise BadPlan("routes", f"there are {len(plan.routes)}, one is served at a time; plan without --replicas")
+    refusal = not_executed_yet(plan)
+    if refusal is not None:
+        raise refusal
     stages = plan.routes[0].stages
     for place, stage in enumerate(stages):
         if stage.device not in devices:
             known = ", ".join(devices) or "none"
             raise BadPlan(
                 f"routes[0].stages[{place}].device", f"{stage.device} is not in cluster.toml, which has {known}"
-            )
-        if stage.device in [other.device for other in stages[:place]]:
-            raise BadPlan(
-                f"routes[0].stages[{place}].device",
-                f"{stage.device} has a stage already: agents run one stage of a route each, so that a route cannot end "
-                "where it began; plan with --privacy source-first",
             )
     layers = plan.routes[0].layers.stop
     if layers != model.spec.num_layers:

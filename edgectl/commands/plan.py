@@ -117,9 +117,13 @@ def _run(
 ) -> None:
     """Plan, write, show; whatever takes long comes after the plan is safe in its file."""
     from edgectl.output import emit_json, say, show
+    from edgectl.planning import not_executed_yet
     from planner.plan_json import answer_as_json
 
     answer, title = _answer(options)
+    refusal = not_executed_yet(answer.plan)
+    if refusal is not None:
+        say(f"edgectl serve refuses a plan of this kind: {refusal}")
     found: dict[str, Any] = answer_as_json(answer)
     texts: list[str] = []
     if explain:

@@ -227,3 +227,17 @@ def test_a_plan_loads_no_solver_and_no_runtime() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ((), ""),
+        (("--privacy", "trusted-ends"), "agx-0 has a stage already"),
+        (("--objective", "throughput", "--replicas", "--batch", "1"), "one is served at a time"),
+    ],
+)
+def test_a_plan_that_serve_refuses_says_so(options: tuple[str, ...], refused: str) -> None:
+    said = run("--model", "llama2-7b", *TESTBED, *options).stderr
+    assert ("edgectl serve refuses a plan of this kind" in said) == bool(refused)
+    assert refused in said
