@@ -7,14 +7,15 @@ Empty pings go first, one right after the other, then others after pauses; probe
 wanted size follow in turns, after pauses too, so that a link that changes changes them all alike. A line through the
 medians, each weighted by its inverse, gives the round trip without payload and the time per byte. In serving a frame
 finds its receiver asleep, for it has waited for the other stages; the pong finds the prober awake. So what one
-direction takes is the round trip after a pause less half of one without.
+direction takes is the round trip after a pause less half of one without. And a stage that sends has just streamed its
+weights: before a pause the prober reads as much memory as pushes everything else out of its caches.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -49,6 +50,8 @@ WARM_UP = 3
 PAUSE_S = 0.002
 """Before frames that are to find their receiver asleep. Between two processes of one machine, a hop looks half as long
 without (docs/log.md)."""
+STREAMED_BYTES = 64 << 20
+"""Several times the last-level cache of most devices; read in a few milliseconds."""
 PROGRESS_S = 0.5
 LONGEST_FRAME_S = 2.0
 """A frame expected to take longer is not sent: three seconds without a heartbeat end a connection."""
@@ -82,9 +85,12 @@ class Size:
 class LinkProbe:
     """One measurement, from the request to its answer."""
 
-    def __init__(self, request: MeasureLink, device: str, now: float) -> None:
-        """Raises ConfigError for a request that no frame can carry out."""
+    def __init__(
+        self, request: MeasureLink, device: str, now: float, stream_memory: Callable[[], object] | None = None
+    ) -> None:
+        """Raises ConfigError for a request that no frame can carry out. `stream_memory` empties the caches."""
         _check(request, device)
+        self._stream_memory = stream_memory or np.ones(STREAMED_BYTES // 8).sum
         self.connection = f"probe of {request.peer}"
         """What the worker's sockets call the peer here."""
         self.is_done = False
@@ -146,7 +152,10 @@ class LinkProbe:
             return []
         size.samples_s.append(now - self._sent_s)
         self._outstanding = None
-        self.due_s = now if size is self._quick else now + PAUSE_S
+        self.due_s = now
+        if size is not self._quick:
+            self._stream_memory()
+            self.due_s = now + PAUSE_S
         return []
 
     def tick(self, now: float) -> list[Effect]:

@@ -40,7 +40,11 @@ class Line:
     def __init__(
         self, request: MeasureLink, there_s: Callable[[int], float], back_s: float = 0.0, waking_s: float = 0.0
     ) -> None:
-        self.probe = LinkProbe(request, "d1", 0.0)
+        self.streamed = 0
+        """How often the probe has emptied the caches."""
+        self.paused = 0
+        """After how many answers it has paused."""
+        self.probe = LinkProbe(request, "d1", 0.0, self._stream)
         self.now_s = 0.0
         self.sent: list[Frame] = []
         self.notices: list[Any] = []
@@ -72,8 +76,12 @@ class Line:
             self.perform(self.probe.on_event(pong(self.sent[-1].sent_ns), self.now_s))
             self._send_what_is_due()
 
+    def _stream(self) -> None:
+        self.streamed += 1
+
     def _send_what_is_due(self) -> None:
         assert self.probe.due_s is not None
+        self.paused += self.probe.due_s > self.now_s
         self._is_asleep = self.probe.due_s > self.now_s
         self.now_s = self.probe.due_s
         self.perform(self.probe.tick(self.now_s))
@@ -104,6 +112,13 @@ def test_waking_the_receiver_up_is_part_of_the_way_there_only() -> None:
     assert line.link().latency_ms == pytest.approx(0.4)
     assert line.link().bandwidth_bytes_per_s == pytest.approx(1e9)
     assert line.link().rtt_p50_ms == pytest.approx(0.5)
+
+
+def test_caches_are_emptied_before_every_pause_and_at_no_other_time() -> None:
+    line = Line(REQUEST, lambda size: 1e-4 + size / 1e9)
+    line.run()
+    assert 0 < line.paused < len(line.sent)
+    assert line.streamed == line.paused
 
 
 def test_frames_are_what_serving_sends() -> None:
