@@ -20,6 +20,7 @@ from agent.wire.messages import (
     PROTOCOL_VERSION,
     CoordinatorAlive,
     DeviceMeasured,
+    DeviceMessage,
     Failed,
     FromAgent,
     FromSource,
@@ -49,19 +50,6 @@ from edgectl.engine import EngineError, Health
 from edgectl.epochs import Epochs
 from edgectl.sessions import SessionTable
 
-DeviceMessage = Union[
-    Heartbeat,
-    LoadProgress,
-    Loaded,
-    MicroBatchOpened,
-    MicroBatchClosed,
-    Failed,
-    MeasureProgress,
-    DeviceMeasured,
-    LinkMeasured,
-    WorkerRestarted,
-]
-"""What a supervisor sends after its Hello."""
 Inbound = Union[FromAgent, FromSource]
 
 ALIVE_INTERVAL_S = 1.0

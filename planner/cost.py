@@ -270,14 +270,21 @@ class CostModel:
 
     def route(self, segments: Sequence[Segment], micro_batches: int = 1, rows: int = 1) -> Route:
         """Devices for classes: members in order of first use; a class of one device may come again (the source)."""
+        return self.routes(segments, 1, micro_batches, rows)[0]
+
+    def routes(self, segments: Sequence[Segment], copies: int, micro_batches: int, rows: int) -> tuple[Route, ...]:
+        """The same for equal copies; no device is in two of them but the source."""
         used = [0] * len(self.classes)
-        stages = []
-        for segment in segments:
-            members = self.classes[segment.device_class]
-            device = members[used[segment.device_class] % len(members)]
-            used[segment.device_class] += 1
-            stages.append(Stage(device, LayerRange(segment.start, segment.stop)))
-        return Route(tuple(stages), micro_batches=micro_batches, rows=rows)
+        routes = []
+        for _ in range(copies):
+            stages = []
+            for segment in segments:
+                members = self.classes[segment.device_class]
+                device = members[used[segment.device_class] % len(members)]
+                used[segment.device_class] += 1
+                stages.append(Stage(device, LayerRange(segment.start, segment.stop)))
+            routes.append(Route(tuple(stages), micro_batches=micro_batches, rows=rows))
+        return tuple(routes)
 
     def power(self, name: str) -> PowerProfile:
         """Raises BadProfile when the device has none."""

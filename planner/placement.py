@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -19,7 +19,7 @@ from planner.prediction import best_batch
 from planner.problem import Problem, Segment, Solution
 from planner.replicas import fastest_copies
 from planner.throughput import PipelineSolution, ProblemAt, fastest_pipeline
-from planner.types import LayerRange, Route, Stage
+from planner.types import Route
 from planner.workload import Objective, Privacy
 
 PROVEN = 1e-9
@@ -163,7 +163,7 @@ def _fastest(model: CostModel, goal: Goal, change: Change) -> Placement | None:
 
 
 def _of_pipeline(model: CostModel, solution: PipelineSolution, room: int | None) -> Placement:
-    routes = routes_of(model, solution.segments, solution.copies, solution.micro_batches, solution.rows)
+    routes = model.routes(solution.segments, solution.copies, solution.micro_batches, solution.rows)
     sessions = solution.micro_batches * solution.rows if room is None else room
     cost, bound = 1e3 / solution.rate_tokens_per_s, 1e3 / solution.upper_bound_tokens_per_s
     return Placement(solution.segments, routes, sessions, cost, min(cost, bound))
@@ -232,20 +232,3 @@ def tokens_per_s(model: CostModel, routes: Sequence[Route]) -> float:
             busy[model.device(stage.device).host or stage.device] += compute_ms
         slowest_ms = max(slowest_ms, times.round_ms / first.micro_batches, *times.transfer_ms, 0.0)
     return 1e3 * len(routes) * first.rows / max(slowest_ms, *busy.values())
-
-
-def routes_of(
-    model: CostModel, segments: Sequence[Segment], copies: int, micro_batches: int, rows: int
-) -> tuple[Route, ...]:
-    """Devices for the classes of each copy: members in order of use, no device in two copies but the source."""
-    used: Counter[int] = Counter()
-    routes = []
-    for _ in range(copies):
-        stages = []
-        for segment in segments:
-            members = model.classes[segment.device_class]
-            device = members[used[segment.device_class] % len(members)]
-            used[segment.device_class] += 1
-            stages.append(Stage(device, LayerRange(segment.start, segment.stop)))
-        routes.append(Route(tuple(stages), micro_batches=micro_batches, rows=rows))
-    return tuple(routes)

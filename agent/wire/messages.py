@@ -325,8 +325,7 @@ class ResumeEvents(Message, frozen=True):
     index: int
 
 
-FromAgent = Union[
-    Hello,
+DeviceMessage = Union[
     Heartbeat,
     LoadProgress,
     Loaded,
@@ -338,6 +337,8 @@ FromAgent = Union[
     LinkMeasured,
     WorkerRestarted,
 ]
+"""What a supervisor sends after its Hello."""
+FromAgent = Union[Hello, DeviceMessage]
 FromSource = Union[WorkerHello, TokenEvent, SessionEnded, SessionFailed]
 ToAgent = Union[Welcome, Rejected, Load, Unload, OpenMicroBatch, CloseMicroBatch, MeasureDevice, MeasureLink]
 ToSource = Union[CoordinatorAlive, OpenSession, CancelSession, ResumeEvents, Rejected]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.wire.messages import (
     PROTOCOL_VERSION,
@@ -21,7 +21,6 @@ from edgectl.effects import Send
 from edgectl.measurements import Settings, Task, settings_for
 from edgectl.profiled_model import config_of
 from edgectl.profiling import Began, Effect, Ended, Inbound, Profiling
-from planner.model_spec import ModelSpec, RopeSpec
 from planner.profile import (
     ClusterProfile,
     DecodePoint,
@@ -33,24 +32,15 @@ from planner.profile import (
     PrefillPoint,
     Timing,
 )
+from tests.fakes.random_weights import SMALL
 
-SPEC = ModelSpec(
-    architecture="llama",
+SPEC = replace(
+    SMALL,
     num_layers=8,
-    hidden_size=64,
     intermediate_size=128,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
     vocab_size=256,
     max_positions=1024,
     rms_norm_eps=1e-6,
-    rope=RopeSpec(),
-    tied_embeddings=False,
-    qkv_bias=False,
-    o_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
     sliding_windows=(None,) * 8,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from planner.model_spec import ModelSpec, RopeSpec
+from planner.model_spec import ModelSpec
 from planner.profile import (
     ClusterProfile,
     DecodePoint,
@@ -18,11 +18,12 @@ from planner.profile import (
 )
 from planner.types import LayerRange, Route, Stage
 from planner.workload import Workload
+from tests.fakes.random_weights import SMALL
 
 
 def small_spec(num_layers: int = 6) -> ModelSpec:
-    return ModelSpec(
-        architecture="llama",
+    return replace(
+        SMALL,
         num_layers=num_layers,
         hidden_size=256,
         intermediate_size=512,
@@ -31,13 +32,6 @@ def small_spec(num_layers: int = 6) -> ModelSpec:
         head_dim=32,
         vocab_size=1000,
         max_positions=4096,
-        rms_norm_eps=1e-5,
-        rope=RopeSpec(),
-        tied_embeddings=False,
-        qkv_bias=False,
-        o_bias=False,
-        mlp_bias=False,
-        qk_norm=False,
         sliding_windows=(None,) * num_layers,
     )
 

@@ -16,7 +16,6 @@ from planner.placement import (
     Goal,
     place,
     place_again,
-    routes_of,
     shares_hosts,
     tokens_per_s,
     unchanged,
@@ -105,7 +104,7 @@ def test_devices_of_copies_are_their_own() -> None:
     model = CostModel(on_hosts("", "", "", "", ""), WORKLOAD)
     (source,), others = model.classes
     segments = (Segment(0, 0, 2), Segment(1, 2, 4), Segment(1, 4, 6))
-    routes = routes_of(model, segments, copies=2, micro_batches=3, rows=2)
+    routes = model.routes(segments, copies=2, micro_batches=3, rows=2)
     assert [route.source for route in routes] == [source, source]
     assert sorted(stage.device for route in routes for stage in route.stages[1:]) == sorted(others)
     assert all((route.micro_batches, route.rows) == (3, 2) for route in routes)
