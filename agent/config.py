@@ -48,7 +48,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Directory of model directories (Hugging Face layout). A model is served by the name of its directory."""
 
     cache_dir: Path = msgspec.field(default_factory=_cache_home)
-    """Content digests of weight files; may be deleted at any time."""
+    """Content digests of weight files and layers ready to load; may be deleted at any time."""
+
+    cache_limit: str = "100 GiB"
+    """Most that layers in `cache_dir` may take; the longest unused go first. "0" keeps none."""
 
     key_file: Path = Path("agent.key")
     """Secret CURVE key of this device, made by `edge-agent init`; readable by its owner only."""
@@ -59,6 +62,12 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     advertise: str = ""
     """Host name or address other devices reach this one by. Default: the host of `bind`, or for a wildcard the local
     address of the route to the coordinator."""
+
+    bulk_bind: str = ""
+    """Endpoint at which other devices of the cluster fetch layers this one keeps. Empty: it gives none away."""
+
+    bulk_rate: str = ""
+    """Most bytes per second that fetching layers may take of this device's link, like "20 MB". Empty: no limit."""
 
     coordinator: str = ""
     """Control endpoint of `edgectl serve`, `tcp://host:port`."""
@@ -85,6 +94,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Name of this Jetson, like "agx-orin", where the device tree does not tell it, as in a container: it decides which
     power rails are summed. Empty: asked of the device tree."""
 
+    emulate: str = ""
+    """File with the times of a device that this agent plays: it computes nothing and takes that device's time instead.
+    For trying out plans; the answers mean nothing."""
+
     jtop: bool = False
     """Ask jetson-stats too for power and clocks. Members of its group `jtop` can become root."""
 
@@ -98,6 +111,16 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def memory_limit_bytes(self) -> int:
         """`memory_limit` in bytes, 0 when there is none."""
         return parse_size(self.memory_limit) if self.memory_limit else 0
+
+    @property
+    def cache_limit_bytes(self) -> int:
+        """`cache_limit` in bytes."""
+        return parse_size(self.cache_limit or "0")
+
+    @property
+    def bulk_rate_bytes_per_s(self) -> int:
+        """`bulk_rate` in bytes per second, 0 when there is no limit."""
+        return parse_size(self.bulk_rate or "0")
 
 
 def parse_size(text: str) -> int:
@@ -121,7 +144,7 @@ def load_config(
     file_label = str(path) if path is not None else "configuration"
     file_dir = path.parent if path is not None else Path()
     layers: tuple[tuple[str, Path, Mapping[str, object]], ...] = (
-        (file_label, file_dir, {key: getattr(AgentConfig(), key) for key in _PATHS}),
+        (file_label, file_dir, {key: getattr(AgentConfig(), key) for key in PATH_KEYS}),
         (file_label, file_dir, _read_toml(path) if path is not None else {}),
         ("environment", Path(), _from_env(env)),
         ("command line", Path(), {key: value for key, value in (flags or {}).items() if value is not None}),
@@ -132,7 +155,7 @@ def load_config(
         for key, value in settings.items():
             if key not in AgentConfig.__struct_fields__:
                 raise ConfigError(_unknown_key(source, key))
-            is_path = key in _PATHS and isinstance(value, (str, Path))
+            is_path = key in PATH_KEYS and isinstance(value, (str, Path)) and value != ""
             values[key] = str(base / Path(str(value)).expanduser()) if is_path else value
             sources[key] = source
     config = _typed(values, sources)
@@ -175,7 +198,7 @@ def toml_text(values: Mapping[str, str | int | bool]) -> str:
     )
 
 
-_PATHS = frozenset({"models_dir", "cache_dir", "key_file"})
+PATH_KEYS = frozenset({"models_dir", "cache_dir", "key_file", "emulate"})
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -233,7 +256,7 @@ def _problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
             "coordinator",
             'is missing; set it to the control endpoint of edgectl serve, like "tcp://192.168.1.10:5570"',
         )
-    for key in ("bind", "coordinator"):
+    for key in ("bind", "coordinator", *(("bulk_bind",) if config.bulk_bind else ())):
         try:
             split_endpoint(getattr(config, key))
         except ValueError as problem:
@@ -246,11 +269,12 @@ def _problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
         yield "spin_duration_us", f"is {config.spin_duration_us}; 0 means the default of ONNX Runtime"
     if any(character in config.advertise for character in "/ []"):
         yield "advertise", f"is {config.advertise!r}; write a host name or address without scheme and port"
-    if config.memory_limit:
+    for key in ("memory_limit", "cache_limit", "bulk_rate"):
+        size: str = getattr(config, key)
         try:
-            parse_size(config.memory_limit)
+            parse_size(size or "0")
         except ValueError as problem:
-            yield "memory_limit", f"is wrong: {problem}"
+            yield key, f"is wrong: {problem}"
 
 
 def _is_wildcard(host: str) -> bool:

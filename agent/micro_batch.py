@@ -14,9 +14,10 @@ from agent.effects import Job, Outcome, RowSampling
 from agent.errors import AgentError
 from agent.token_loop import NextFrame, TokenLoop
 from agent.wire import codec
+from agent.wire.addresses import StageAddress
 from agent.wire.codec import CODEC_IDS, CodecId, Frame, FrameKind, RowRef
 from agent.wire.hop import Answers, Incoming, Outgoing
-from agent.wire.messages import Opening, OpenMicroBatch, StageAddress
+from agent.wire.messages import Opening, OpenMicroBatch
 from planner.types import LayerRange
 
 

@@ -15,7 +15,7 @@ from typing import Any, Union
 
 import msgspec
 
-from agent.config import AgentConfig
+from agent.config import PATH_KEYS, AgentConfig
 from agent.errors import BadMessage
 from agent.wire import messages
 from agent.wire.messages import FromAgent, Load, MeasureDevice, MeasureLink, Message, Telemetry, ToAgent, Unload
@@ -31,7 +31,7 @@ class Configure(Message, frozen=True):
     @classmethod
     def of(cls, config: AgentConfig) -> Configure:
         absolute = {
-            name: str(value.absolute()) if isinstance(value, Path) else value
+            name: str(Path(value).absolute()) if name in PATH_KEYS and value else value
             for name, value in msgspec.structs.asdict(config).items()
         }
         return cls(msgspec.json.encode(absolute).decode())

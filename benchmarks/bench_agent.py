@@ -8,18 +8,15 @@ from __future__ import annotations
 import argparse
 import socket
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-from local_cluster import BIN, LocalCluster
-from processes import Processes
 from report import write_report
+
+from edgectl.local_cluster import BIN, LocalCluster
+from edgectl.local_processes import Processes
 
 ROUNDS = 7
 FORBIDDEN = ("torch", "transformers", "fastapi", "onnxruntime")

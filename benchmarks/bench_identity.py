@@ -11,13 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-from local_cluster import LocalCluster
-from processes import Processes
 from report import write_report
 
 from agent.wire.messages import Sampling
+from edgectl.local_cluster import LocalCluster
+from edgectl.local_processes import Processes
 from edgectl.model_source import describe_model, locate_model
 from edgectl.planning import ServingOptions
 from edgectl.solo import load_solo

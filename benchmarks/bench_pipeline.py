@@ -17,14 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
 import random_model
-from local_cluster import LocalCluster
-from processes import Processes
 from report import write_report
 
 from agent.wire.messages import Sampling
+from edgectl.local_cluster import LocalCluster
+from edgectl.local_processes import Processes
 from edgectl.model_source import describe_model, locate_model
 from edgectl.planning import ServingOptions
 from edgectl.solo import load_solo

@@ -19,14 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
 import random_model
-from local_cluster import BIN, LocalCluster
-from processes import Processes
 from report import write_report
 
 from edgectl.config import load_config
+from edgectl.local_cluster import BIN, LocalCluster
+from edgectl.local_processes import Processes
 from edgectl.plan_measure import Measured, measure_plan
 from edgectl.profile_store import load_profile
 from planner.baselines import baseline_routes

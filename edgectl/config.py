@@ -48,6 +48,18 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_keys_file: Path | None = None
     """One SHA-256 of an API key per line, in hex. None: no key is asked for."""
 
+    bulk_bind: str = ""
+    """Endpoint at which devices without the model fetch their layers. Empty: a free port at the host of `bind`."""
+
+    bulk_rate: str = ""
+    """Most bytes per second of that, over all devices, like "20 MB". Empty: no limit."""
+
+    max_queued: int = 64
+    """Requests that wait for a row; one more is answered with 429."""
+
+    max_sessions_per_key: int = 0
+    """Requests of one API key that run or wait at a time; one more is answered with 429. 0: no limit."""
+
     state_dir: Path | None = None
     """Where the start counter is kept. Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/edgectl."""
 

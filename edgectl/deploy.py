@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from agent.wire.messages import CloseMicroBatch, Failed, Load, MicroBatchOpened, OpenMicroBatch, StageAddress
+from agent.wire.addresses import StageAddress
+from agent.wire.messages import CloseMicroBatch, Failed, Load, MicroBatchOpened, OpenMicroBatch
 from edgectl.devices import DeviceEvent, DeviceRecord, DeviceState, DeviceTable
 from edgectl.effects import Effect, NoPlan, Notice, Ready, Send
 from edgectl.epochs import Epochs

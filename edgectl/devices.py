@@ -15,7 +15,8 @@ from enum import Enum
 
 import msgspec
 
-from agent.wire.messages import DEVICE_SILENCE_S, Heartbeat, Hello, Load, PeerKey, WorkerRestarted
+from agent.wire.addresses import PeerKey
+from agent.wire.messages import DEVICE_SILENCE_S, Heartbeat, Hello, Load, WorkerRestarted
 
 
 class DeviceState(str, Enum):

@@ -19,6 +19,7 @@ from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Effect, Emit, Job, Notify, Run
 from agent.micro_batch import ModelShape
 from agent.stage import Stage
+from agent.wire.addresses import StageAddress
 from agent.wire.messages import (
     EndReason,
     Failed,
@@ -29,7 +30,6 @@ from agent.wire.messages import (
     Sampling,
     SessionEnded,
     SessionFailed,
-    StageAddress,
     Telemetry,
     TokenEvent,
 )

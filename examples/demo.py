@@ -18,11 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from local_cluster import BIN, LocalCluster
-from processes import Processes, ProcessFailed, output_of
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from edgectl.local_cluster import BIN, LocalCluster
+from edgectl.local_processes import Processes, ProcessFailed, output_of
 
 MODEL = Path(__file__).resolve().parent / "models" / "wiki-32l"
 PROMPT = "The history of the river begins"

@@ -54,6 +54,9 @@ HAS_NO_TEST_OF_ITS_OWN: dict[str, str] = {
     "agent/compute/executor.py": "a Protocol; every executor's test is its test",
     "agent/effects.py": "frozen data; agent/test_stage.py asserts on it",
     "edgectl/effects.py": "frozen data; edgectl/test_cluster.py asserts on it",
+    "agent/wire/addresses.py": "frozen data; agent/wire/test_messages.py sends it through a message",
+    "edgectl/local_cluster.py": "starts processes; tests/cluster and tests/test_demo.py are made of it",
+    "edgectl/local_processes.py": "starts processes; tests/cluster and tests/test_demo.py are made of it",
     "agent/wire/events.py": "frozen data; agent/wire/test_data_plane.py asserts on it",
 }
 """Module → why no file mirrors it. Anything else without a test file fails."""

@@ -12,8 +12,9 @@ import msgpack
 import msgspec
 
 from agent.errors import BadMessage
+from agent.wire.addresses import BulkSource, LinkShape, PeerKey, StageAddress
 from planner.profile import DeviceProfile, LinkProfile
-from planner.types import BoundaryType, Codec, Quantization
+from planner.types import BoundaryType, Codec, Pipeline, Quantization
 
 PROTOCOL_VERSION = 2
 
@@ -40,23 +41,6 @@ def _kebab(name: str) -> str:
 
 class Message(msgspec.Struct, frozen=True, tag_field="kind", tag=_kebab):
     """Base of all control messages; the kind is the class name in kebab-case."""
-
-
-class StageAddress(msgspec.Struct, frozen=True):
-    """One stage of a route as its neighbours see it."""
-
-    device: str
-    endpoint: str
-    """Data endpoint, `tcp://host:port`."""
-    key: str
-    """CURVE public key, z85."""
-    start: int
-    stop: int
-
-
-class PeerKey(msgspec.Struct, frozen=True):
-    device: str
-    key: str
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -108,6 +92,8 @@ class Hello(Message, frozen=True):
     """What a model may take on this device."""
     provider: str
     """Execution provider that passed its inference: cpu, cuda or tensorrt."""
+    bulk_endpoint: str = ""
+    """Where others fetch the parts of models this device keeps; empty where it offers none."""
     worker: str = ""
     """Names the worker process: a Hello with the same one comes from a connection that broke and loses nothing."""
 
@@ -126,6 +112,9 @@ class LoadProgress(Message, frozen=True):
     model: str
     layers_done: int
     layers_total: int
+    bytes_done: int = 0
+    """Of what is fetched from elsewhere; both 0 where the device has the model."""
+    bytes_total: int = 0
 
 
 class Loaded(Message, frozen=True):
@@ -222,6 +211,8 @@ class Welcome(Message, frozen=True):
     coordinator_version: str
     peers: tuple[PeerKey, ...]
     """Devices that may connect to this one's data endpoint."""
+    links: tuple[LinkShape, ...] = ()
+    """Links from this device that are to be emulated."""
 
 
 class Rejected(Message, frozen=True):
@@ -240,6 +231,8 @@ class Load(Message, frozen=True):
     boundary: BoundaryType
     slots: int
     context: int
+    sources: tuple[BulkSource, ...] = ()
+    """Where a device without the model fetches its layers, the coordinator first."""
 
 
 class Unload(Message, frozen=True):
@@ -290,6 +283,8 @@ class OpenMicroBatch(Message, frozen=True):
     """Most tokens in one prefill frame, at least 3 (a chunk is never one token unless the prompt is)."""
     codec: Codec
     stages: tuple[StageAddress, ...]
+    pipeline: Pipeline = "no-bubbles"
+    """How the source times the steps of its micro-batches against each other."""
 
 
 class CloseMicroBatch(Message, frozen=True):
@@ -312,6 +307,8 @@ class OpenSession(Message, frozen=True):
     stop_ids: tuple[int, ...] = ()
     emitted: tuple[int, ...] = ()
     """Tokens the client has already: replayed as decode steps, not sent again."""
+    patience_s: float = 0.0
+    """In how many seconds from now the first token is due: of two prompts the more urgent one goes first."""
 
 
 class CancelSession(Message, frozen=True):

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from agent.effects import Outcome
 from agent.errors import AgentError
 from agent.micro_batch import NOTHING_LOADED, MicroBatch, ModelShape, SlotRanges, place_of
+from agent.wire.addresses import StageAddress
 from agent.wire.codec import CodecId, Frame, FrameKind, RowRef, decode_answers
-from agent.wire.messages import Opening, OpenMicroBatch, Sampling, StageAddress
+from agent.wire.messages import Opening, OpenMicroBatch, Sampling
 from planner.types import LayerRange
 
 CONTEXT = 32

@@ -18,6 +18,7 @@ from agent.errors import FrameRefused, RefusalReason
 from agent.micro_batch import NOTHING_LOADED, ModelShape
 from agent.stage import Stage
 from agent.wire import codec
+from agent.wire.addresses import StageAddress
 from agent.wire.codec import Buffer, CodecId, Frame, FrameKind, RowRef
 from agent.wire.messages import (
     Failed,
@@ -27,7 +28,6 @@ from agent.wire.messages import (
     Sampling,
     SessionEnded,
     SessionFailed,
-    StageAddress,
     TokenEvent,
 )
 from agent.wire.round_trip import PING_INTERVAL_S

@@ -17,6 +17,7 @@ import pytest
 from agent.compute.model_digest import model_digest
 from agent.supervisor import STOP_S
 from agent.wire import messages
+from agent.wire.addresses import PeerKey, StageAddress
 from agent.wire.messages import (
     CancelSession,
     CloseMicroBatch,
@@ -33,12 +34,10 @@ from agent.wire.messages import (
     MicroBatchOpened,
     OpenMicroBatch,
     OpenSession,
-    PeerKey,
     ResumeEvents,
     Sampling,
     SessionEnded,
     SessionFailed,
-    StageAddress,
     TokenEvent,
     Unload,
     Welcome,

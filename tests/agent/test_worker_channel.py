@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from agent.config import AgentConfig
 from agent.errors import BadMessage
 from agent.wire import messages
+from agent.wire.addresses import PeerKey
 from agent.wire.messages import Failed, Load, Loaded, LoadProgress, Message, Telemetry, Unload, Welcome
 from agent.worker_channel import (
     ChannelClosed,
@@ -67,7 +68,7 @@ def test_messages_come_whole_however_the_stream_is_cut(cuts: list[int]) -> None:
 
 def test_a_message_longer_than_one_read_passes(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = WorkerChannel(ends[0]), WorkerChannel(ends[1])
-    peers = tuple(messages.PeerKey(f"device-{n}", "k" * 40) for n in range(1500))
+    peers = tuple(PeerKey(f"device-{n}", "k" * 40) for n in range(1500))
     ours.send(Welcome(1, "0.1.0", peers))
     assert theirs.wait(ToWorker) == Welcome(1, "0.1.0", peers)
 

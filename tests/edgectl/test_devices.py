@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.wire.messages import DEVICE_SILENCE_S, PROTOCOL_VERSION, Heartbeat, Hello, Load, PeerKey
+from agent.wire.addresses import PeerKey
+from agent.wire.messages import DEVICE_SILENCE_S, PROTOCOL_VERSION, Heartbeat, Hello, Load
 from edgectl.devices import TRANSITIONS, DeviceEvent, DeviceRecord, DeviceState, DeviceTable
 
 LOAD = Load("m", "d", ((0, 4),), "int4", 32, "fp16", 1, 64)

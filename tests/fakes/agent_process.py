@@ -23,6 +23,7 @@ import psutil
 
 from agent.config import toml_text
 from agent.wire import messages
+from agent.wire.addresses import PeerKey
 from agent.wire.control_plane import AsyncControlServer
 from agent.wire.messages import (
     PROTOCOL_VERSION,
@@ -32,7 +33,6 @@ from agent.wire.messages import (
     Hello,
     LoadProgress,
     Message,
-    PeerKey,
     Telemetry,
     Welcome,
     WorkerHello,

@@ -21,6 +21,7 @@ from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply,
 from agent.micro_batch import NOTHING_LOADED, ModelShape
 from agent.stage import Stage
 from agent.wire import codec
+from agent.wire.addresses import StageAddress
 from agent.wire.codec import Buffer, Frame, FrameKind
 from agent.wire.messages import (
     FromAgent,
@@ -30,7 +31,6 @@ from agent.wire.messages import (
     Sampling,
     SessionEnded,
     SessionFailed,
-    StageAddress,
     TokenEvent,
 )
 from planner.types import Codec, LayerRange

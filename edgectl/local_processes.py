@@ -1,4 +1,4 @@
-"""Child processes of the demo: started with a log file each, watched, and ended whatever happens."""
+"""Child processes of a local cluster: started with a log file each, watched, and ended whatever happens."""
 
 from __future__ import annotations
 

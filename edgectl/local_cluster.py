@@ -1,6 +1,7 @@
 """A coordinator and agents on this machine as real processes, with CURVE keys made for the occasion.
 
-The demo, the benchmarks and the cluster tests start it; a person does the same with the commands of the README.
+The demo, `edgectl bench`, the benchmarks and the cluster tests start it; a person does the same with the commands of
+the README.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from processes import Processes, ProcessFailed, free_ports, output_of
 
 from agent.config import toml_text
+from edgectl.local_processes import Processes, ProcessFailed, free_ports, output_of
 
 BIN = Path(sys.executable).parent
 POLL_S = 0.05
