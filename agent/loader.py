@@ -5,11 +5,12 @@ ONNX Runtime and onnx are imported here, on the first load: an agent without a m
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from agent.compute.checkpoint import Checkpoint, find_model
+from agent.compute.executor import Executor
 from agent.compute.model_digest import model_digest
 from agent.config import AgentConfig
 from agent.device.sensors.host import model_memory_bytes, physical_cores
@@ -18,9 +19,6 @@ from agent.wire.messages import Load
 from planner.memory import memory_breakdown
 from planner.model_spec import ModelSpec
 from planner.types import LayerRange
-
-if TYPE_CHECKING:
-    from agent.compute.onnx_executor import OnnxExecutor
 
 Progress = Callable[[int, int], None]
 MIB = 1 << 20
@@ -31,7 +29,7 @@ class LoadedModel:
     """A model ready to run here."""
 
     request: Load
-    executor: OnnxExecutor
+    executor: Executor
     memory_bytes: int
     batch_invariant: bool
 
@@ -40,8 +38,10 @@ def load_model(request: Load, config: AgentConfig, provider: str, progress: Prog
     """Load what the coordinator asks for.
 
     Raises ModelNotFound, BadCheckpoint, ModelMismatch, OutOfMemory, ConfigError, and planner's errors for a config.json
-    we cannot run; every text names this device or the file.
+    we cannot run; every text names this device or the file. An emulated device needs neither model nor memory.
     """
+    if config.emulate:
+        return _load_emulated(request, config, progress)
     path = find_model(config.models_dir, request.model)
     checkpoint = Checkpoint.open(path)
     digest = model_digest(path, config.cache_dir)
@@ -74,6 +74,17 @@ def load_model(request: Load, config: AgentConfig, provider: str, progress: Prog
     )
     executor = OnnxExecutor.load(checkpoint, settings, progress)
     return LoadedModel(request, executor, memory, is_batch_invariant(executor))
+
+
+def _load_emulated(request: Load, config: AgentConfig, progress: Progress) -> LoadedModel:
+    from agent.emulation import emulated_device
+
+    device = emulated_device(config, request)
+    resident = _resident(request, device.spec)
+    memory = check_memory(request, device.spec, resident, sys.maxsize)
+    progress(sum(map(len, resident)), sum(map(len, resident)))
+    executor = device.executor(resident, slots=request.slots, context=request.context)
+    return LoadedModel(request, executor, memory, batch_invariant=True)
 
 
 def check_memory(request: Load, spec: ModelSpec, resident: tuple[LayerRange, ...], available_bytes: int) -> int:
