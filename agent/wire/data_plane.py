@@ -8,15 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from agent.errors import ConfigError
+from agent.wire.addresses import LinkShape
 from agent.wire.codec import Buffer
 from agent.wire.control_plane import ControlClient
+from agent.wire.emulated_link import EmulatedDealer, EmulatedLink
 from agent.wire.events import Connected, Disconnected, Event, Readable, Received, Refused, Replied
+from agent.wire.link_clock import check_shape
 from agent.wire.security import AllowList, KeyPair
 from agent.wire.transport import Dealer, DealerEvents, Limits, Router, new_poll
 
 DATA_LIMITS = Limits(queue=256, part_bytes=64 << 20, linger_ms=0, full_is_lost=True)
 """256 waiting frames are the 4 kept ones of 64 micro-batches: more means that the peer reads nothing. A prefill chunk
 of 128 tokens at hidden size 65,536 in fp32 is 32 MiB. No linger: what is not answered is kept and sent again anyway."""
+
+MAX_EMULATED_LINKS = 64
+"""Of one device: each that is used has a thread."""
+MAX_ORIGINS = 1024
+"""Connections of other devices whose replies take an emulated link; of more, the longest known is forgotten."""
 
 
 class DataPlane:
@@ -27,7 +36,12 @@ class DataPlane:
         self._router = Router(keys, allow, bind, DATA_LIMITS)
         self._poll = new_poll()
         self._poll.watch(self._router.socket, self._receive)
-        self._dealers: dict[str, Dealer] = {}
+        self._allow = allow
+        self._dealers: dict[str, Dealer | EmulatedDealer] = {}
+        self._shapes: dict[str, LinkShape] = {}
+        self._links: dict[str, EmulatedLink] = {}
+        """Emulated links in use, by the device at their other end."""
+        self._origins: dict[bytes, str] = {}
 
     @property
     def endpoint(self) -> str:
@@ -49,13 +63,19 @@ class DataPlane:
         present = self._dealers.get(peer)
         if present is not None and (present.endpoint, present.server_key) == (endpoint, key):
             return
+        self.disconnect(peer)
+        link = self._link_to(self._device_of(peer, key))
+        if link is not None:
+            self._dealers[peer] = link.connect(
+                self._router.context, peer, endpoint, keys=self._keys, server_key=key, limits=DATA_LIMITS
+            )
+            return
         events = DealerEvents(
             received=partial(Replied, peer),
             connected=partial(Connected, peer),
             disconnected=partial(Disconnected, peer),
             refused=partial(Refused, peer),
         )
-        self.disconnect(peer)
         self._dealers[peer] = Dealer(
             self._router.context,
             self._poll,
@@ -85,7 +105,30 @@ class DataPlane:
 
     def reply(self, origin: bytes, parts: Sequence[Buffer]) -> bool:
         """Answer on the connection a message came from; False when it is gone."""
-        return self._router.send(origin, parts)
+        link = self._link_to(self._origins[origin]) if origin in self._origins else None
+        return self._router.send(origin, parts) if link is None else link.reply(origin, parts)
+
+    def emulate(self, links: Sequence[LinkShape]) -> None:
+        """Make what goes to these devices take as long as these links would; to all others it goes as fast as it can.
+
+        A connection whose link comes or goes is renewed; a link whose shape changes keeps its connections. Raises
+        ConfigError for a shape that is none, a device named twice or more than MAX_EMULATED_LINKS, changing nothing.
+        """
+        shapes = {link.peer: link for link in links}
+        if len(shapes) < len(links) or len(shapes) > MAX_EMULATED_LINKS:
+            raise ConfigError(
+                f"{len(links)} emulated links to {len(shapes)} devices, at most {MAX_EMULATED_LINKS} to one each"
+            )
+        for link in links:
+            check_shape(link)
+        before, self._shapes = self._shapes, shapes
+        for peer in before.keys() ^ shapes.keys():
+            self._renew(peer)
+        for peer, open_link in self._links.items():
+            if shapes[peer] != before[peer]:
+                open_link.reshape(shapes[peer])
+        if not shapes:
+            self._origins.clear()
 
     def register(self, descriptor: int) -> None:
         """Report Readable for a file descriptor too."""
@@ -108,9 +151,46 @@ class DataPlane:
         """Close all connections at once; an attached control client is closed by its owner, before this."""
         for peer in list(self._dealers):
             self.disconnect(peer)
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
         self._router.close()
 
     def _receive(self, events: list[Event]) -> None:
         message = self._router.receive()
-        if message is not None:
-            events.append(Received(*message))
+        if message is None:
+            return
+        events.append(Received(*message))
+        if self._shapes:
+            self._remember(message[0], message[1])
+
+    def _remember(self, origin: bytes, device: str) -> None:
+        """Which device a reply will go to."""
+        if device in self._shapes and origin not in self._origins:
+            if len(self._origins) >= MAX_ORIGINS:
+                del self._origins[next(iter(self._origins))]
+            self._origins[origin] = device
+
+    def _device_of(self, peer: str, key: str) -> str:
+        """The device at the other end of a connection, which may go by another name."""
+        return peer if peer in self._shapes else self._allow.device(key) or peer
+
+    def _link_to(self, device: str) -> EmulatedLink | None:
+        """The emulated link to a device, at work from now on; None when there is none."""
+        if device in self._shapes and device not in self._links:
+            self._links[device] = EmulatedLink(self._shapes[device], self._poll, self._router.send)
+        return self._links.get(device)
+
+    def _renew(self, device: str) -> None:
+        """Connect anew to a device whose link came or went."""
+        link = self._links.pop(device, None)
+        for peer, dealer in list(self._dealers.items()):
+            if device not in (peer, self._allow.device(dealer.server_key)):
+                continue
+            was_connected = dealer.is_connected
+            self.disconnect(peer)
+            if was_connected:
+                self._poll.pending.append(Disconnected(peer))
+            self.connect(peer, dealer.endpoint, dealer.server_key)
+        if link is not None:
+            link.close()

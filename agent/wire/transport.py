@@ -149,9 +149,7 @@ class Dealer:
 
         Raises ValueError for a part the peer's libzmq would close the connection over.
         """
-        for part in parts:
-            if len(part) > self._limits.part_bytes:
-                raise ValueError(f"message part of {len(part)} bytes, at most {self._limits.part_bytes}")
+        check_parts(parts, self._limits)
         # An unread event of the monitor may be a lost connection and a new one: the caller has to learn of it first.
         if not self.is_connected or _is_readable(self._monitor):
             return False
@@ -159,9 +157,16 @@ class Dealer:
             _send_parts(self._socket, parts)
         except zmq.Again:
             if self._limits.full_is_lost:
-                self._dial()
+                self.renew()
             return False
         return True
+
+    def renew(self) -> None:
+        """Give up the connection, if there is one, and connect anew."""
+        self._lost()
+        with contextlib.suppress(zmq.ZMQError):  # libzmq has forgotten an endpoint whose handshake was refused
+            self._socket.disconnect(self.endpoint)
+        self._socket.connect(self.endpoint)
 
     def move(self, poll: EventPoll) -> None:
         """Report to another poll from now on."""
@@ -206,23 +211,16 @@ class Dealer:
                 self._handshakes += 1
                 self._poll.pending.append(self._events.connected(self._handshakes > 1))
             elif kind == zmq.EVENT_DISCONNECTED and value == self._descriptor:
-                # With another descriptor it is the end of a connection that `_dial` gave up.
+                # With another descriptor it is the end of a connection that `renew` gave up.
                 self._lost()
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._poll.pending.append(self._events.refused())
-                self._poll.alarm(self, REDIAL_MS, self._dial)
+                self._poll.alarm(self, REDIAL_MS, self.renew)
 
     def _lost(self) -> None:
         if self.is_connected:
             self.is_connected = False
             self._poll.pending.append(self._events.disconnected())
-
-    def _dial(self) -> None:
-        """Give up the connection, if there is one, and connect anew."""
-        self._lost()
-        with contextlib.suppress(zmq.ZMQError):  # libzmq has forgotten an endpoint whose handshake was refused
-            self._socket.disconnect(self.endpoint)
-        self._socket.connect(self.endpoint)
 
 
 class Router:
@@ -339,6 +337,13 @@ def new_context() -> Context:
 def new_poll() -> EventPoll:
     """An EventPoll of ZeroMQ sockets and file descriptors."""
     return EventPoll(zmq.Poller(), _READABLE)
+
+
+def check_parts(parts: Sequence[Buffer], limits: Limits) -> None:
+    """Raises ValueError for a part that the peer's libzmq would close the connection over."""
+    for part in parts:
+        if len(part) > limits.part_bytes:
+            raise ValueError(f"message part of {len(part)} bytes, at most {limits.part_bytes}")
 
 
 def _is_readable(socket: Socket) -> bool:
