@@ -30,6 +30,11 @@ SAMPLING_STREAM = 0x53414D50
 
 _HEAD_WIDTHS = (4.0, 12.0, math.inf)
 """Log-probability below the best token up to which tokens are sorted: sorting a whole vocabulary is rarely needed."""
+_MOST_SORTED = 768
+"""A longer head is put into bins first and only one bin of it is sorted."""
+_BINS = 1024
+_BINNED_WIDTH = 16.0
+"""Log-probability below the best token that the bins cover evenly; whatever is less likely is in the last one."""
 
 
 class SamplingParams(Protocol):
@@ -131,14 +136,62 @@ def _draw(logits: Float32, best: int, params: SamplingParams, position: int) -> 
     weights = _weights(logits, logits[best], params.temperature)
     total = float(weights.sum())
     needed = params.top_p * total if params.top_p < 1 else share * total
+    is_binned = False
     for width in _HEAD_WIDTHS:
         # A head is a prefix of the whole order and a cumulated sum runs from the left: a wider one changes nothing.
         ids = np.flatnonzero(logits >= float(logits[best]) - width * params.temperature)
+        if len(ids) > _MOST_SORTED and not is_binned:
+            found = _draw_from_bins(logits, weights, total, params, share)
+            if found is not None:
+                return found
+            is_binned = True
         ids = ids[_falling(logits[ids])]
         cumulated = np.cumsum(weights[ids])
         if cumulated[-1] > needed:
             break
     return int(ids[_pick(cumulated, total, params.top_p, share)])
+
+
+def _draw_from_bins(
+    logits: Float32, weights: Float64, total: float, params: SamplingParams, share: float
+) -> int | None:
+    """The token that sorting everything would draw, or None where rounding might have a say in which one that is.
+
+    Sums by bins and sums in the whole order differ by rounding only. So a number that lies farther than both can be
+    wrong from either edge of its token's part lies in that part, however one sums.
+    """
+    highest, lowest = float(logits.max()), float(logits.min())
+    span = min(_BINNED_WIDTH * params.temperature, highest - lowest)
+    with np.errstate(over="ignore", divide="ignore"):
+        scale = np.float32(np.float64(_BINS) / span)
+    if not np.isfinite(scale):
+        return None
+    # Every step keeps the order, and equal logits together: a bin is a stretch of the whole order.
+    with np.errstate(over="ignore"):
+        places = np.minimum((np.float32(highest) - logits) * scale, np.float32(_BINS - 1)).astype(np.int16)
+    reached = np.cumsum(np.bincount(places, weights, _BINS))
+    tolerance = 4 * len(logits) * float(np.finfo(np.float64).eps) * total
+
+    def find(wanted: float) -> tuple[int, float] | None:
+        """The token whose part holds `wanted`, and where its part ends."""
+        place = int(np.searchsorted(reached, wanted))
+        if place == _BINS:
+            return None
+        ids = np.flatnonzero(places == place)
+        ids = ids[_falling(logits[ids])]
+        start = float(reached[place - 1]) if place else 0.0
+        ends = start + np.cumsum(weights[ids])
+        index = int(np.searchsorted(ends, wanted))
+        if index == len(ids):
+            return None
+        begin = float(ends[index - 1]) if index else start
+        if not begin + tolerance < wanted < float(ends[index]) - tolerance:
+            return None
+        return int(ids[index]), float(ends[index])
+
+    kept = (0, total) if params.top_p == 1 else find(params.top_p * total)
+    drawn = None if kept is None else find(share * kept[1])
+    return None if drawn is None else drawn[0]
 
 
 def _pick(cumulated: Float64, total: float, top_p: float, share: float) -> int:

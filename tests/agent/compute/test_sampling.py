@@ -144,6 +144,48 @@ def test_a_large_vocabulary_takes_the_short_way_to_the_same_token(spread: float,
         assert token in drawn_slowly(kept, uniform(3, position, SAMPLING_STREAM))
 
 
+def drawn_by_sorting_everything(logits: Float32, params: Sampling, position: int) -> int:
+    """The same sums as `sample` takes, over the whole vocabulary in order: equal to the last bit."""
+    order = np.argsort(-logits, kind="stable")
+    with np.errstate(over="ignore"):
+        weights = np.exp((logits.astype(np.float64) - float(logits.max())) / params.temperature)
+    total, cumulated = float(weights.sum()), np.cumsum(weights[order])
+    end = float(cumulated[-1])
+    if params.top_p < 1:
+        total = end = float(cumulated[np.searchsorted(cumulated, min(params.top_p * total, end))])
+    share = uniform(params.seed, position, SAMPLING_STREAM)
+    place = int(np.searchsorted(cumulated, share * total, side="right"))
+    return int(order[min(place, int(np.searchsorted(cumulated, end)))])
+
+
+@given(
+    vocabulary=st.integers(900, 6000),
+    spread=st.sampled_from([0.0, 1e-6, 0.05, 0.9, 4.0]),
+    shape=st.sampled_from(["smooth", "tied", "masked", "one far below", "one far above"]),
+    fields=st.fixed_dictionaries(
+        {
+            "seed": st.integers(0, 1000),
+            "temperature": st.sampled_from([1e-30, 0.05, 0.8, 1.0, 100.0, 1e30]),
+            "top_p": st.sampled_from([1.0, math.nextafter(1.0, 0.0), 0.95, 0.5, 1e-9]),
+        }
+    ),
+)
+def test_bins_draw_what_sorting_everything_draws(
+    vocabulary: int, spread: float, shape: str, fields: dict[str, Any]
+) -> None:
+    random = np.random.default_rng(vocabulary)
+    logits = (random.standard_normal(vocabulary) * spread).astype(np.float32)
+    if shape == "tied":
+        logits = np.round(logits * 2).astype(np.float32) / np.float32(2)
+    elif shape == "masked":
+        logits[random.permutation(vocabulary)[: vocabulary // 2]] = -np.inf
+    elif shape != "smooth":
+        logits[random.integers(vocabulary)] = 1e38 if shape == "one far above" else -1e38
+    params = Sampling(**fields)
+    for position in range(4):
+        assert sample(logits, params, position, {}).token == drawn_by_sorting_everything(logits, params, position)
+
+
 def test_a_pure_function() -> None:
     logits = np.random.default_rng(2).standard_normal(500).astype(np.float32)
     params = Sampling(seed=9, top_p=0.9, logprobs=True, top_logprobs=3)
