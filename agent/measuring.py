@@ -30,7 +30,8 @@ from planner.model_spec import ModelSpec, parse_config
 from planner.profile import DeviceProfile
 
 if TYPE_CHECKING:
-    from agent.compute.onnx_executor import OnnxExecutor, Weights
+    from agent.compute.onnx_executor import OnnxExecutor
+    from agent.compute.weights import Weights
     from agent.device.sample_layers import Resident
 
 OWN_WEIGHTS, RANDOM_WEIGHTS = "the model's own", "random"

@@ -14,6 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from agent.compute.safetensors_file import SafetensorsFile
+from agent.compute.weights import MadeFromTensors
 from agent.errors import BadCheckpoint, ModelNotFound
 from planner.model_spec import ModelSpec, parse_config
 
@@ -30,8 +31,8 @@ _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
 _MOST_NAMES_LISTED = 10
 
 
-class Checkpoint:
-    """Config, generation config and tensors of one model."""
+class Checkpoint(MadeFromTensors):
+    """Config, generation config and tensors of one model; satisfies `weights.Weights`."""
 
     def __init__(self, path: Path, config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> None:
         """Use `open`."""

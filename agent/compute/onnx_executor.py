@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,8 @@ from agent.compute.onnx_session import (
     shared_value,
 )
 from agent.compute.provider_probe import require_share, window_excess
-from agent.compute.quantize import make_arrays
 from agent.compute.rope import rotation_tables
+from agent.compute.weights import Weights
 from agent.errors import BadCheckpoint
 from planner.memory import layer_weight_bytes
 from planner.model_spec import ModelSpec
@@ -42,15 +42,6 @@ token takes 10 % longer. But while a block loads, its weights are in memory twic
 
 Progress = Callable[[int, int], None]
 """Called with (layers done, layers in all) while weights are read."""
-
-
-class Weights(Protocol):
-    """What the executor asks of a checkpoint."""
-
-    spec: ModelSpec
-
-    def tensor(self, name: str) -> NDArray[Any]:
-        """A view of the memory map in the checkpoint's own type; raises BadCheckpoint when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +94,13 @@ class OnnxExecutor:
         self._saturated = 0
 
     @classmethod
-    def load(cls, checkpoint: Weights, settings: ExecutorSettings, progress: Progress = _no_progress) -> OnnxExecutor:
+    def load(cls, weights: Weights, settings: ExecutorSettings, progress: Progress = _no_progress) -> OnnxExecutor:
         """Read the resident layers, and embedding and head with the first and last layer.
 
         Raises ValueError for settings that contradict the model, BadCheckpoint for missing or misshapen tensors,
         ProviderUnavailable when the provider does not start or TensorRT takes too few nodes.
         """
-        spec, session = checkpoint.spec, settings.session
+        spec, session = weights.spec, settings.session
         require_offered(session)
         features = CPU_FEATURES if session.on_cpu else CUDA_FEATURES
         if any(spec.sliding_windows):
@@ -129,8 +120,8 @@ class OnnxExecutor:
         for number, layers in enumerate(ranges):
             graph = build_block(spec, layers, options)
             if number == 0 and session.provider == TENSORRT:
-                require_share(graph.model, session, list(_arrays(graph, checkpoint)))
-            opened = open_session(graph.model, session, _arrays(graph, checkpoint))
+                require_share(graph.model, session, list(_arrays(graph, weights)))
+            opened = open_session(graph.model, session, _arrays(graph, weights))
             release_freed_memory()
             sessions.append((opened, graph))
             done += len(layers)
@@ -138,10 +129,10 @@ class OnnxExecutor:
         head, embedding = None, None
         if settings.resident[-1].stop == spec.num_layers:
             graph = build_head(spec, options)
-            head = OnnxHead(open_session(graph.model, session, _arrays(graph, checkpoint)), spec.vocab_size)
+            head = OnnxHead(open_session(graph.model, session, _arrays(graph, weights)), spec.vocab_size)
             release_freed_memory()
         if settings.resident[0].start == 0:
-            embedding = checkpoint.tensor("model.embed_tokens.weight")
+            embedding = weights.embedding()
             if embedding.shape != (spec.vocab_size, spec.hidden_size):
                 raise BadCheckpoint(f"model.embed_tokens.weight: {embedding.shape} differs from config.json")
         # Pools come last: until then their memory is room for the weights that are there twice while a block loads.
@@ -244,9 +235,9 @@ class OnnxExecutor:
         return rows, tokens
 
 
-def _arrays(graph: BlockGraph, checkpoint: Weights) -> Iterator[dict[str, NDArray[Any]]]:
-    """One weight's arrays after the other, read through the memory map."""
-    return (make_arrays(weight, checkpoint.tensor) for weight in graph.weights)
+def _arrays(graph: BlockGraph, weights: Weights) -> Iterator[dict[str, NDArray[Any]]]:
+    """One weight's arrays after the other."""
+    return (weights.arrays(weight) for weight in graph.weights)
 
 
 def _cut(spec: ModelSpec, settings: ExecutorSettings) -> list[LayerRange]:

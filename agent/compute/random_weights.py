@@ -13,14 +13,15 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from agent.compute.weights import MadeFromTensors
 from planner.model_spec import ModelSpec
 
 MOST_DRAWN = 1 << 20
 """Elements that are drawn for one tensor. A larger one shows them again in every row, a few places further on."""
 
 
-class RandomWeights:
-    """Satisfies `onnx_executor.Weights`. A tensor depends on its name and shape only; matrices have `spread`."""
+class RandomWeights(MadeFromTensors):
+    """Satisfies `weights.Weights`. A tensor depends on its name and shape only; matrices have `spread`."""
 
     def __init__(self, spec: ModelSpec, spread: float = 0.02) -> None:
         self.spec = spec

@@ -61,7 +61,12 @@ class SafetensorsFile:
         self.path = path
         self._map = _map(path)
         self.header = _header_bytes(path, self._map)
-        self.entries = _entries(path, self.header, len(self._map))
+        self.entries, self.metadata = parse_header(path, self.header, len(self._map))
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the whole file."""
+        return len(self._map)
 
     def tensor(self, name: str) -> NDArray[Any]:
         """Read-only view, fp32, fp16 or bf16 (ml_dtypes), maybe unaligned. Raises KeyError for an unknown name."""
@@ -73,6 +78,19 @@ class SafetensorsFile:
             )
         view: NDArray[Any] = np.ndarray(entry.shape, dtype, buffer=self._map, offset=entry.start)
         return view
+
+    def array(self, name: str) -> NDArray[Any]:
+        """As `tensor`, but bytes (U8) as well: what quantized elements lie in."""
+        entry = self.entries[name]
+        if entry.dtype != "U8":
+            return self.tensor(name)
+        view: NDArray[Any] = np.ndarray(entry.shape, np.uint8, buffer=self._map, offset=entry.start)
+        return view
+
+    def bytes_of(self, name: str) -> memoryview:
+        """The bytes of a tensor as they lie in the file."""
+        entry = self.entries[name]
+        return memoryview(self._map)[entry.start : entry.stop]
 
 
 def _map(path: Path) -> mmap.mmap:
@@ -107,7 +125,11 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _entries(path: Path, header: bytes, file_bytes: int) -> dict[str, TensorEntry]:
+def parse_header(path: Path, header: bytes, file_bytes: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Tensors and metadata by the JSON `header` of the file `path` of `file_bytes`, which need not exist yet.
+
+    Raises BadCheckpoint naming the file, and the tensor where there is one.
+    """
     try:
         parsed = json.loads(header, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as problem:
@@ -116,9 +138,10 @@ def _entries(path: Path, header: bytes, file_bytes: int) -> dict[str, TensorEntr
         raise BadCheckpoint(f"{path}: header is no JSON object")
     data_start = _LENGTH_BYTES + len(header)
     entries: dict[str, TensorEntry] = {}
+    noted = parsed.pop("__metadata__", {})
+    texts = noted.items() if isinstance(noted, dict) else ()
+    metadata = {name: value for name, value in texts if isinstance(value, str)}
     for name, fields in parsed.items():
-        if name == "__metadata__":
-            continue
         try:
             entries[name] = _entry(fields, data_start, file_bytes)
         except ValueError as problem:
@@ -127,7 +150,7 @@ def _entries(path: Path, header: bytes, file_bytes: int) -> dict[str, TensorEntr
     for (name, entry), (following, next_entry) in pairwise(by_offset):
         if next_entry.start < entry.stop:
             raise BadCheckpoint(f"{path}: tensors {name} and {following} overlap")
-    return entries
+    return entries, metadata
 
 
 def _entry(fields: object, data_start: int, file_bytes: int) -> TensorEntry:
