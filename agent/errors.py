@@ -5,7 +5,8 @@ AgentError
 ├── ModelError
 │   ├── ModelNotFound        no such directory below models_dir
 │   ├── BadCheckpoint        a file is missing, truncated, of the wrong shape or of a refused format
-│   └── ModelMismatch        this device's copy has another digest than the coordinator's
+│   ├── ModelMismatch        this device's copy has another digest than the coordinator's
+│   └── WeightsUnavailable   no source gives the layers this device lacks: part and sources are named
 ├── OutOfMemory              how many MiB short, for which layers
 ├── ProviderUnavailable      the execution provider failed its one-node inference
 ├── ProtocolError
@@ -47,6 +48,10 @@ class BadCheckpoint(ModelError):
 
 class ModelMismatch(ModelError):
     code = "model_mismatch"
+
+
+class WeightsUnavailable(ModelError):
+    code = "weights_unavailable"
 
 
 class OutOfMemory(AgentError):

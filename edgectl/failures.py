@@ -126,6 +126,9 @@ FAILURES: dict[str, Failure] = {
     "model_error": _model("The model cannot be used", "the file that is named is the place to look"),
     "bad_checkpoint": _model("The model's files are damaged", "download or copy the model again"),
     "model_mismatch": _model("A device has another copy of the model", "copy the same directory to every device"),
+    "weights_unavailable": _model(
+        "A device could not fetch its layers", "look at the sources that are named, or copy the model to the device"
+    ),
     "bad_config_field": _model("The model's config.json is wrong", "compare it with the original"),
     "unsupported_model": _model("The architecture is not supported", "the supported ones are named"),
     "unknown_name": _config("A name is not known", "the nearest known names are in the message"),
