@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from agent.config import toml_text
+from agent.wire.security import create_key_file
 from edgectl.local_processes import Processes, ProcessFailed, free_ports, output_of
 
 BIN = Path(sys.executable).parent
@@ -39,24 +40,35 @@ class LocalCluster:
         self.coordinator_key: str = msgspec.toml.decode(output_of(init))["coordinator_key"]
 
     def add_device(self, name: str, models_dir: Path, settings: Mapping[str, str | int | bool]) -> None:
-        """Make a device's key and agent.toml, and list it in cluster.toml."""
-        config = self.directory / f"{name}.toml"
-        init: list[str | Path] = [BIN / "edge-agent", "init", "--config", config, "--name", name]
-        init += ["--coordinator", self.endpoint, "--coordinator-key", self.coordinator_key]
-        init += ["--bind", "tcp://127.0.0.1:0", "--models-dir", models_dir]
-        lines = output_of(init)
+        """Make a device's key and agent.toml, and list it in cluster.toml, as `edge-agent init` has a person do it."""
+        key = create_key_file(self.directory / f"{name}.key")
+        values = {
+            "name": name,
+            "coordinator": self.endpoint,
+            "coordinator_key": self.coordinator_key,
+            "bind": "tcp://127.0.0.1:0",
+            "models_dir": str(models_dir.absolute()),
+            "key_file": f"{name}.key",
+            "cache_dir": str(self.directory / "cache"),
+            **settings,
+        }
+        (self.directory / f"{name}.toml").write_text(toml_text(values), encoding="utf-8")
+        self.append(f"[[devices]]\n{toml_text({'name': name, 'key': key})}")
+
+    def append(self, tables: str) -> None:
+        """Further tables of cluster.toml, before the coordinator starts."""
         with self.config.open("a", encoding="utf-8") as file:
-            file.write(f"\n{lines}")
-        with config.open("a", encoding="utf-8") as file:
-            file.write(toml_text({"cache_dir": str(self.directory / "cache"), **settings}))
+            file.write(f"\n{tables}")
 
     def start_coordinator(self, model: Path, options: Sequence[str] = ()) -> None:
         self.processes.start(
             "coordinator", [BIN / "edgectl", "serve", "--cluster", self.config, "--model", model, *options]
         )
 
-    def start_device(self, name: str) -> None:
-        self.processes.start(name, [BIN / "edge-agent", "run", "--config", self.directory / f"{name}.toml"])
+    def start_device(self, name: str, prefix: Sequence[str | Path] = ()) -> None:
+        """Start its agent; `prefix` is a command that runs it, like `ip netns exec NAME`."""
+        run: list[str | Path] = [BIN / "edge-agent", "run", "--config", self.directory / f"{name}.toml"]
+        self.processes.start(name, [*prefix, *run])
 
     def status(self) -> dict[str, Any]:
         """What `edgectl status --json` prints; empty while nobody answers."""
