@@ -1,0 +1,395 @@
+"""Which bytes of which part to ask whom next: the pure core of fetching weights. No socket, no file, no clock.
+
+Rules
+1. Manifests come from the coordinator only, chunks from peers first. The coordinator gives chunks of what no peer can
+   give now, and helps where a peer takes longer than SLOW_S for one.
+2. All chunks of a tensor are asked of one source as long as it answers, so that a digest that does not match has one
+   culprit. It is not asked for anything again; with several contributors the coordinator alone gives the tensor.
+3. A source that owes an answer and is silent for SILENCE_S is left alone for a while, and others take its chunks over.
+4. What has arrived is never asked again, unless its tensor turns out not to match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+from agent.errors import WeightsUnavailable
+from agent.wire.bulk import MAX_CHUNK_BYTES
+
+COORDINATOR = ""
+"""Its name among the sources."""
+IN_FLIGHT = 8
+"""Chunks asked of one source and not there yet: 8 MiB cover a round trip of 60 ms at a gigabit per second."""
+PARTS_AHEAD = 4
+"""Parts that are open at a time: enough that the next one is being made while this one is on its way."""
+MAX_MANIFEST_BYTES = 16 << 20
+"""A header of a safetensors file takes about 100 bytes per tensor; no public model has 100,000."""
+SLOW_S = 3.0
+"""A peer that takes longer for a chunk (a third of a MiB per second) has the coordinator beside it."""
+SILENCE_S = 10.0
+"""A source says every 2 s that it is still there; a device that is lost is noticed after 3.5 s elsewhere."""
+CONNECT_S = 1.0
+"""How long peers may take to connect before the coordinator is asked in their place."""
+PATIENCE_S = 30.0
+"""A chunk that takes longer is asked of another source that has nothing to do, though its own be alive."""
+BACK_OFF_S = 5.0
+LONGEST_BACK_OFF_S = 60.0
+"""A silent source is asked again after the first, doubling up to the second."""
+LATER_S = 0.5
+"""After "it is being made": a layer takes a second or so."""
+GIVE_UP_S = 120.0
+"""Without an answer from any source."""
+MAX_TRIES = 3
+"""Times the coordinator may give a tensor that does not match, or refuse a part, before that is final."""
+ON_DISK = "what was fetched before"
+
+
+class Item(NamedTuple):
+    """A tensor as the manifest tells of it."""
+
+    name: str
+    size_bytes: int
+
+
+class Ask(NamedTuple):
+    """A request to send. `item` is empty for the manifest."""
+
+    source: str
+    number: int
+    part: str
+    item: str
+    offset: int
+    length: int
+
+
+class Arrival(NamedTuple):
+    """Bytes that were wanted: to be kept by the caller."""
+
+    part: str
+    item: str
+    offset: int
+    is_complete: bool
+    """All bytes of the item are there: now `open_part`, or `judge` for a tensor."""
+
+
+@dataclass(slots=True)
+class _Item:
+    size_bytes: int
+    todo: list[int]
+    """Numbers of chunks to be asked for, the next one last."""
+    missing: int
+    """Chunks that have not arrived."""
+    owner: str | None = None
+    contributors: set[str] = field(default_factory=set)
+    avoided: set[str] = field(default_factory=set)
+    """Sources that took too long for it, while another one had nothing to do."""
+    tries: int = 0
+    """How often it did not match, or a source did not have it."""
+
+
+@dataclass(slots=True)
+class _Part:
+    items: dict[str, _Item] | None = None
+    """None until the manifest is there."""
+    manifest_bytes: int = 0
+    """Of the manifest, so far."""
+    manifest_asked: bool = False
+    not_before_s: dict[str, float] = field(default_factory=dict)
+    lacking: set[str] = field(default_factory=set)
+    """Sources that do not have this part."""
+    refusals: int = 0
+
+
+@dataclass(slots=True)
+class _Source:
+    connected: bool = False
+    trusted: bool = True
+    heard_s: float = 0.0
+    resting_until_s: float = float("-inf")
+    back_off_s: float = BACK_OFF_S
+    asked: dict[int, tuple[Ask, float]] = field(default_factory=dict)
+    """By number: what it owes, and since when."""
+    problem: str = "does not answer"
+
+
+class FetchCore:
+    """Parts wanted, in order; sources; and what is under way. `now` is seconds of a monotonic clock."""
+
+    def __init__(self, parts: Sequence[str], peers: Iterable[str], now: float) -> None:
+        self._waiting = list(reversed(parts))
+        self._open: dict[str, _Part] = {}
+        self._sources = {name: _Source(heard_s=now) for name in (*peers, COORDINATOR)}
+        self._number = 0
+        self._began_s = now
+        self._alive_s = now
+        self.bytes_from: dict[str, int] = dict.fromkeys(self._sources, 0)
+        """Bytes of tensors that arrived, by source; those that did not match included."""
+
+    @property
+    def is_done(self) -> bool:
+        return not self._waiting and not self._open
+
+    # --- what happens ---
+
+    def connected(self, source: str, now: float) -> None:
+        state = self._sources[source]
+        state.connected, state.heard_s = True, now
+
+    def disconnected(self, source: str, problem: str = "the connection is lost") -> None:
+        """What it owed is asked of others at once, or of itself when it is back."""
+        state = self._sources[source]
+        state.connected, state.problem = False, problem
+        self._release(state)
+
+    def on_wait(self, source: str, now: float) -> None:
+        """It is alive, and so are its answers."""
+        self._heard(source, now)
+
+    def on_chunk(self, source: str, number: int, size_bytes: int, total_bytes: int, now: float) -> Arrival | None:
+        """Bytes came; None when they are not wanted (any more)."""
+        state = self._heard(source, now)
+        ask, _ = state.asked.pop(number, (None, 0.0))
+        if ask is None or ask.part not in self._open:
+            return None
+        part = self._open[ask.part]
+        state.back_off_s = BACK_OFF_S
+        if not ask.item:
+            return self._on_manifest(ask, part, size_bytes, total_bytes)
+        assert part.items is not None, "a tensor was asked for before its manifest was there"
+        item = part.items[ask.item]
+        if total_bytes != item.size_bytes or size_bytes != ask.length:
+            self._put_back(ask, source)
+            self._lacks(source, ask, part, f"has {ask.part}: {ask.item} in another shape")
+            return None
+        self.bytes_from[source] += size_bytes
+        item.contributors.add(source)
+        item.missing -= 1
+        return Arrival(ask.part, ask.item, ask.offset, not item.missing)
+
+    def on_missing(self, source: str, number: int, detail: str, now: float) -> None:
+        """It does not have the part. Raises WeightsUnavailable when nobody else could."""
+        state = self._heard(source, now)
+        ask, _ = state.asked.pop(number, (None, 0.0))
+        if ask is None or ask.part not in self._open:
+            return
+        part = self._open[ask.part]
+        self._put_back(ask, source)
+        self._lacks(source, ask, part, detail)
+
+    def on_later(self, source: str, number: int, now: float) -> None:
+        """The part is being made."""
+        state = self._heard(source, now)
+        ask, _ = state.asked.pop(number, (None, 0.0))
+        if ask is not None and ask.part in self._open:
+            self._put_back(ask, source)
+            self._open[ask.part].not_before_s[source] = now + LATER_S
+
+    def open_part(self, part: str, items: Sequence[Item], have: Mapping[str, Sequence[int]]) -> list[str]:
+        """The manifest of a part is there; `have` are chunks by number that need not be fetched.
+
+        Returns the names of items that are complete already: to be judged as well.
+        """
+        opened = self._open[part]
+        opened.items = {}
+        complete = []
+        for name, size_bytes in items:
+            chunks = range(-(-size_bytes // MAX_CHUNK_BYTES))
+            there = set(have.get(name, ()))
+            todo = [number for number in reversed(chunks) if number not in there]
+            opened.items[name] = _Item(size_bytes, todo, len(todo), contributors={ON_DISK} if there else set())
+            if not todo:
+                complete.append(name)
+        return complete
+
+    def judge(self, part: str, name: str, matches: bool) -> str:
+        """The digest of a complete item was compared. Returns what to say of one that does not match.
+
+        Raises WeightsUnavailable when the coordinator gave it MAX_TRIES times.
+        """
+        opened = self._open[part]
+        assert opened.items is not None, "judged before its manifest was there"
+        item = opened.items[name]
+        if matches:
+            del opened.items[name]
+            if not opened.items:
+                del self._open[part]
+            return ""
+        item.tries += 1
+        blamed = sorted(item.contributors)
+        item.todo = list(reversed(range(-(-item.size_bytes // MAX_CHUNK_BYTES))))
+        item.missing, item.owner, item.contributors = len(item.todo), None, set()
+        text = f"{part}: {name} from {_listed(blamed)} does not match its digest"
+        if len(blamed) == 1 and blamed[0] in self._sources and blamed[0] != COORDINATOR:
+            self._distrust(blamed[0])
+        elif len(blamed) > 1:
+            opened.lacking.update(source for source in blamed if source not in (COORDINATOR, ON_DISK))
+        if item.tries > MAX_TRIES or (blamed == [COORDINATOR] and item.tries == MAX_TRIES):
+            raise WeightsUnavailable(f"{text}, {item.tries} times; is the coordinator's copy of the model damaged?")
+        return text
+
+    # --- what to do ---
+
+    def asks(self, now: float) -> list[Ask]:
+        """Requests to send now. Raises WeightsUnavailable when no source has answered for GIVE_UP_S."""
+        self._on_time(now)
+        while self._waiting and len(self._open) < PARTS_AHEAD:
+            self._open[self._waiting.pop()] = _Part()
+        found: list[Ask] = []
+        # Peers before the coordinator, which looks at what they leave.
+        for name, state in self._sources.items():
+            while self._may_ask(state, now) and (ask := self._choose(name, now)) is not None:
+                state.asked[ask.number] = (ask, now)
+                if len(state.asked) == 1:
+                    state.heard_s = now
+                found.append(ask)
+        return found
+
+    def not_sent(self, ask: Ask) -> None:
+        """An Ask could not leave: its connection is lost, or its queue is full."""
+        self._sources[ask.source].asked.pop(ask.number, None)
+        self._put_back(ask, ask.source)
+
+    def _may_ask(self, state: _Source, now: float) -> bool:
+        return state.connected and state.trusted and now >= state.resting_until_s and len(state.asked) < IN_FLIGHT
+
+    def _choose(self, source: str, now: float) -> Ask | None:
+        """The next request of a source that may be asked."""
+        for name, part in self._open.items():
+            if source in part.lacking or now < part.not_before_s.get(source, now):
+                continue
+            if part.items is None:
+                if source == COORDINATOR and not part.manifest_asked:
+                    part.manifest_asked = True
+                    return self._ask(source, name, "", part.manifest_bytes, MAX_CHUNK_BYTES)
+                continue
+            if source == COORDINATOR and self._left_to_peers(part, now):
+                # But what only the coordinator can give, or has begun, goes on.
+                owned = {key: item for key, item in part.items.items() if item.owner == source}
+            else:
+                owned = part.items
+            for key, item in owned.items():
+                if item.todo and item.owner in (None, source) and source not in item.avoided:
+                    item.owner = source
+                    number = item.todo.pop()
+                    offset = number * MAX_CHUNK_BYTES
+                    return self._ask(source, name, key, offset, min(MAX_CHUNK_BYTES, item.size_bytes - offset))
+        return None
+
+    def _left_to_peers(self, part: _Part, now: float) -> bool:
+        """Whether peers give this part fast enough."""
+        for name, state in self._sources.items():
+            if name == COORDINATOR or not state.trusted or name in part.lacking or now < state.resting_until_s:
+                continue
+            if not state.connected:
+                if now - self._began_s < CONNECT_S:
+                    return True
+            elif all(now - since < SLOW_S for _, since in state.asked.values()):
+                return True
+        return False
+
+    def _ask(self, source: str, part: str, item: str, offset: int, length: int) -> Ask:
+        self._number += 1
+        return Ask(source, self._number, part, item, offset, length)
+
+    # --- what goes wrong ---
+
+    def _on_time(self, now: float) -> None:
+        idle = [name for name, state in self._sources.items() if self._may_ask(state, now) and not state.asked]
+        for state in self._sources.values():
+            if state.asked and now - state.heard_s >= SILENCE_S:
+                state.resting_until_s = now + state.back_off_s
+                state.back_off_s = min(2 * state.back_off_s, LONGEST_BACK_OFF_S)
+                state.problem = f"was silent for {SILENCE_S:.0f} s"
+                self._release(state)
+            else:
+                late = [ask for ask, since in state.asked.values() if ask.item and now - since >= PATIENCE_S]
+                for ask in late:
+                    self._relieve(ask, idle)
+        if not self.is_done and now - self._alive_s >= GIVE_UP_S:
+            raise WeightsUnavailable(f"no source of weights has answered for {GIVE_UP_S:.0f} s: {self._problems()}")
+
+    def _relieve(self, ask: Ask, idle: Sequence[str]) -> None:
+        """Let one of the `idle` sources have a tensor whose source takes too long."""
+        part = self._open[ask.part]
+        item = (part.items or {})[ask.item]
+        if any(name not in part.lacking and name not in item.avoided and name != ask.source for name in idle):
+            del self._sources[ask.source].asked[ask.number]
+            self._put_back(ask, ask.source)
+            item.avoided.add(ask.source)
+
+    def _on_manifest(self, ask: Ask, part: _Part, size_bytes: int, total_bytes: int) -> Arrival | None:
+        part.manifest_asked = False
+        if total_bytes > MAX_MANIFEST_BYTES:
+            raise WeightsUnavailable(f"{ask.part}: manifest of {total_bytes} bytes, at most {MAX_MANIFEST_BYTES}")
+        part.manifest_bytes += size_bytes
+        is_complete = part.manifest_bytes >= total_bytes
+        if is_complete:
+            part.manifest_asked = True  # Until `open_part`.
+        return Arrival(ask.part, "", ask.offset, is_complete)
+
+    def _heard(self, source: str, now: float) -> _Source:
+        state = self._sources[source]
+        state.heard_s = self._alive_s = now
+        return state
+
+    def _release(self, state: _Source) -> None:
+        """Ask others for what this source owes, and let them have its tensors."""
+        for ask, _ in state.asked.values():
+            self._put_back(ask, ask.source)
+        state.asked.clear()
+        # Whoever was slow is better than whoever is gone.
+        for item in chain.from_iterable((part.items or {}).values() for part in self._open.values()):
+            item.avoided.clear()
+
+    def _put_back(self, ask: Ask, source: str) -> None:
+        part = self._open.get(ask.part)
+        if part is None:
+            return
+        if not ask.item:
+            part.manifest_asked = False
+        elif part.items is not None and ask.item in part.items:
+            item = part.items[ask.item]
+            item.todo.append(ask.offset // MAX_CHUNK_BYTES)
+            item.todo.sort(reverse=True)
+            if item.owner == source:
+                item.owner = None
+
+    def _lacks(self, source: str, ask: Ask, part: _Part, detail: str) -> None:
+        """A peer is not asked for this part again; the coordinator, which makes parts, some times more."""
+        self._sources[source].problem = detail
+        if source != COORDINATOR:
+            part.lacking.add(source)
+            self._disown(source, part)
+            return
+        part.refusals += 1
+        if part.refusals >= MAX_TRIES:
+            raise WeightsUnavailable(f"the coordinator does not give {ask.part}: {detail}")
+        part.not_before_s[source] = self._alive_s + LATER_S
+
+    def _distrust(self, source: str) -> None:
+        """Whoever gave wrong bytes once gives no more."""
+        state = self._sources[source]
+        state.trusted = False
+        state.problem = "gave bytes that do not match their digest"
+        self._release(state)
+        for part in self._open.values():
+            self._disown(source, part)
+
+    def _disown(self, source: str, part: _Part) -> None:
+        for item in (part.items or {}).values():
+            if item.owner == source and item.todo:
+                item.owner = None
+
+    def _problems(self) -> str:
+        return "; ".join(f"{_name(name)} {state.problem}" for name, state in self._sources.items())
+
+
+def _name(source: str) -> str:
+    return source or "the coordinator"
+
+
+def _listed(sources: Sequence[str]) -> str:
+    return " and ".join(_name(source) for source in sources) or "nobody"
