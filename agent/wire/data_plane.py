@@ -122,11 +122,11 @@ class DataPlane:
         for link in links:
             check_shape(link)
         before, self._shapes = self._shapes, shapes
+        for peer, open_link in self._links.items():
+            if peer in shapes and shapes[peer] != before[peer]:
+                open_link.reshape(shapes[peer])
         for peer in before.keys() ^ shapes.keys():
             self._renew(peer)
-        for peer, open_link in self._links.items():
-            if shapes[peer] != before[peer]:
-                open_link.reshape(shapes[peer])
         if not shapes:
             self._origins.clear()
 
