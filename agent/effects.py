@@ -1,7 +1,8 @@
 """What the stage asks its surroundings to do: data only.
 
-The stage returns effects in the order in which they must happen; the worker carries them out and feeds a finished Job
-back. A test or a golden script can carry them out just as well, without a socket or a model.
+The stage returns effects in the order in which they must happen, and the worker carries them out. A Job is no effect:
+the worker asks for the next one when it is free, and feeds it back when it is done. A test or a golden script can do
+all that just as well, without a socket or a model.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ class Job:
     answered: int = -1
     held_us: int = 0
     arrived_s: float = 0.0
-    """CLOCK_MONOTONIC when the frame arrived, or when the source decided on the step."""
+    """CLOCK_MONOTONIC when the frame arrived, or at the source since when the step could have gone."""
+    loss: float = 0.0
+    """Emulated: the share of elements of the hidden states erased on their way into this stage."""
+    loss_seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +87,6 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
 class Emit:
     """Tell the coordinator something about a session, over the source's own connection."""
 
@@ -113,4 +112,4 @@ class Disconnect:
     peer: str
 
 
-Effect = Union[Send, Reply, Run, Emit, Notify, Connect, Disconnect]
+Effect = Union[Send, Reply, Emit, Notify, Connect, Disconnect]

@@ -6,6 +6,7 @@ outcome on. It decides nothing about order or retries: that is `hop` and `token_
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ class ModelShape(NamedTuple):
     context: int
     resident: tuple[LayerRange, ...]
 
+
+MAX_LOSS_SEED = 1 << 64
 
 NOTHING_LOADED = ModelShape(0, 0, 0, 0, ())
 
@@ -77,6 +80,8 @@ def place_of(device: str, opened: OpenMicroBatch, shape: ModelShape) -> Place:
                 f"stage {stage.device} runs [{stage.start}, {stage.stop}), expected to start at {expected}"
             )
         expected = stage.stop
+        if not (0.0 <= stage.loss <= 1.0 and 0 <= stage.loss_seed < MAX_LOSS_SEED):
+            raise AgentError(f"stage {stage.device}: loss {stage.loss} with seed {stage.loss_seed}, 0 to 1 and 64 bits")
     if expected != shape.num_layers:
         raise AgentError(f"route ends at layer {expected}, the model has {shape.num_layers}")
     place = Place(opened.stages, where[0])
@@ -89,6 +94,10 @@ def place_of(device: str, opened: OpenMicroBatch, shape: ModelShape) -> Place:
     return place
 
 
+RouteKey = tuple[tuple[str, int, int], ...]
+"""Device, first layer and end of each stage."""
+
+
 class MicroBatch:
     """State of one micro-batch at one stage."""
 
@@ -97,6 +106,10 @@ class MicroBatch:
         self.epoch = opened.epoch
         self.rows = opened.rows
         self.place = place
+        self.route: RouteKey = tuple((stage.device, stage.start, stage.stop) for stage in place.stages)
+        self.pipeline = opened.pipeline
+        self.queue: deque[Job] = deque()
+        """Runs that received frames ask for, in step order; at the source there are none."""
         self.first_slot = first_slot
         self.codec = CODEC_IDS[opened.codec]
         self.outgoing = Outgoing()
@@ -140,20 +153,22 @@ class MicroBatch:
             held_us=frame.held_us,
         )
 
-    def job_for_next(self, following: NextFrame, now: float) -> Job:
-        """The run of the source's own layers for the next frame of its token loop."""
+    def job_for_next(self, following: NextFrame, since_s: float) -> Job:
+        """The run of the source's own layers for the next frame of its token loop, which could have gone earlier."""
         assert self.loop is not None
         idle = {session.row: session.position for session in self.loop.running()}
         return self._job(
             following,
             lambda row: idle.get(row, 0),
-            now,
+            since_s,
             tokens=following.tokens,
             shape=(len(following.rows), len(following.tokens[0]), self._hidden_size),
             answered=self.loop.answered,
         )
 
-    def _job(self, frame: Frame | NextFrame, idle_position: Callable[[int], int], now: float, **given: Any) -> Job:
+    def _job(
+        self, frame: Frame | NextFrame, idle_position: Callable[[int], int], arrived_s: float, **given: Any
+    ) -> Job:
         """What the runs of a received and of the source's own frame have in common; `given` is the rest."""
         self._open_rows(frame.openings)
         first, positions, active = _covering(frame.rows, idle_position)
@@ -172,7 +187,9 @@ class MicroBatch:
             outgoing=CodecId.NONE if is_last else self.codec,
             choosers=self._choosers_of(frame.rows) if frame.sample and is_last else (),
             openings=frame.openings,
-            arrived_s=now,
+            arrived_s=arrived_s,
+            loss=self.place.stages[self.place.index].loss,
+            loss_seed=self.place.stages[self.place.index].loss_seed,
             **given,
         )
 

@@ -44,12 +44,20 @@ TRANSITIONS: dict[tuple[SessionState, Happened], SessionState] = {
 }
 
 
+def next_chunk_length(remaining: int, largest: int) -> int:
+    """Tokens of the next chunk, at most `largest` (≥ 3), so that neither it nor the rest is a single token; a prompt
+    of one token is."""
+    if remaining <= largest:
+        return remaining
+    return largest - 1 if remaining - largest == 1 else largest
+
+
 def chunk_lengths(tokens: int, largest: int) -> list[int]:
-    """Cut a prompt into chunks of at most `largest` (≥ 3) tokens, none of them a single token unless the prompt is."""
-    full, rest = divmod(tokens, largest)
-    lengths = [largest] * full + ([rest] if rest else [])
-    if rest == 1 and full:
-        lengths[-2:] = [largest - 1, 2]
+    """A whole prompt in chunks of at most `largest` (≥ 3) tokens: as few as possible."""
+    lengths = []
+    while tokens:
+        lengths.append(next_chunk_length(tokens, largest))
+        tokens -= lengths[-1]
     return lengths
 
 
@@ -60,7 +68,11 @@ class Session:
     opened: OpenSession
     row: int
     generation: int
-    chunks: list[int]
+    opened_s: float = 0.0
+    due_s: float = 0.0
+    """When its first token is due: of two prompts the one that is due first goes first."""
+    ready_s: float = 0.0
+    """Since when the next decode step can be sent."""
     state: SessionState = SessionState.PREFILL
     position: int = 0
     """Tokens sent into the pipeline so far."""
@@ -75,14 +87,20 @@ class Session:
     def happened(self, what: Happened) -> None:
         self.state = TRANSITIONS[self.state, what]
 
-    def next_chunk(self) -> tuple[tuple[int, ...], bool]:
+    @property
+    def remaining(self) -> int:
+        """Tokens of the prompt that are still to be sent."""
+        return max(0, len(self.opened.prompt) - self.position)
+
+    def next_chunk(self, largest: int) -> tuple[tuple[int, ...], bool]:
         """The next chunk of the prompt and whether it is the last; advances the position."""
-        length = self.chunks.pop(0)
+        length = next_chunk_length(self.remaining, largest)
         chunk = self.opened.prompt[self.position : self.position + length]
         self.position += length
-        if not self.chunks:
+        is_last = self.remaining == 0
+        if is_last:
             self.happened(Happened.LAST_CHUNK_SENT)
-        return chunk, not self.chunks
+        return chunk, is_last
 
     def next_token(self) -> int:
         """The token of the next decode step; advances the position."""

@@ -7,16 +7,19 @@ Rules
 3. A refusal travels back along the route, stage by stage, to the source, which fails the sessions of that micro-batch.
    Somebody who is not the predecessor can only make himself refused.
 4. A broken micro-batch stays broken until the coordinator opens it again under a new epoch.
-5. The source never waits for the coordinator: an answer's token and the next step leave in the same call.
+5. The source never waits for the coordinator: with an answer's token the next step is ready to go.
+6. Nothing is queued for the executor. Whoever is free asks for the next job, and only then it is chosen
+   (`schedule`) and made: rows that have become ready meanwhile go with it.
 """
 
 from __future__ import annotations
 
 from agent.compute.kernels import crc32c
 from agent.device.telemetry import TelemetryRecorder
-from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Outcome, Reply, Run, Send
+from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Outcome, Reply, Send
 from agent.errors import AgentError, AnswerTimeout, FrameRefused, RefusalReason, UnknownMicroBatch
 from agent.micro_batch import MicroBatch, ModelShape, SlotRanges, place_of
+from agent.schedule import Schedule
 from agent.sessions import SessionState
 from agent.wire import codec
 from agent.wire.codec import Buffer, Frame, FrameKind
@@ -43,6 +46,7 @@ class Stage:
         self._telemetry = telemetry
         self._slots = SlotRanges(shape.slots)
         self._micro_batches: dict[int, MicroBatch] = {}
+        self._schedule = Schedule()
         self._peers: dict[str, Connect] = {}
         self._round_trips: dict[str, RoundTrip] = {}
         self._coordinator_heard_s = now
@@ -79,6 +83,7 @@ class Stage:
 
     def _drop(self, micro_batch: MicroBatch) -> list[Effect]:
         del self._micro_batches[micro_batch.id]
+        self._schedule.forget(micro_batch)
         self._slots.release(micro_batch.id)
         effects = self._cancel_all(micro_batch)
         peer = micro_batch.place.next.device
@@ -105,10 +110,10 @@ class Stage:
                 raise UnknownMicroBatch(f"{self._device} is not the source of micro-batch {opened.micro_batch}")
             if micro_batch.broken is not None:
                 raise UnknownMicroBatch(f"micro-batch {opened.micro_batch} is broken: {micro_batch.broken}")
-            micro_batch.loop.open(opened)
+            micro_batch.loop.open(opened, now, self._schedule.s_per_token)
         except AgentError as problem:
             return [Emit(SessionFailed(opened.session, problem.code, str(problem)))]
-        return self._pump(micro_batch, now)
+        return []
 
     def cancel_session(self, name: str) -> list[Effect]:
         """The row is free at once; an answer that is still on its way finds nobody."""
@@ -174,7 +179,8 @@ class Stage:
             # The frame was sent again because a connection broke. If this is the last stage its answer may be lost too.
             kept = micro_batch.outgoing.find(frame.step) if micro_batch.place.is_last else None
             return [] if kept is None else [Send(micro_batch.place.next.device, kept)]
-        return [Run(micro_batch.job_for_frame(frame, now))]
+        micro_batch.queue.append(micro_batch.job_for_frame(frame, now))
+        return []
 
     def _on_answer(self, device: str, frame: Frame, now: float) -> list[Effect]:
         micro_batch = self._find(frame)
@@ -199,15 +205,8 @@ class Stage:
         assert loop is not None
         micro_batch.sent_s.pop(step, None)
         if loop.kind(step) is FrameKind.DECODE:
-            self._telemetry.observe("decode_step_seconds", now - loop.sent_s(step))
-        events = loop.answer(step, answers, now)
-        return [*_emit(events), *self._pump(micro_batch, now)]
-
-    def _pump(self, micro_batch: MicroBatch, now: float) -> list[Effect]:
-        """Start the next frame, if any may go; the one behind it starts when this one has been computed."""
-        assert micro_batch.loop is not None
-        following = micro_batch.loop.next_frame(now)
-        return [] if following is None else [Run(micro_batch.job_for_next(following, now))]
+            self._telemetry.observe("decode_step_seconds", now - loop.since_s(step))
+        return _emit(loop.answer(step, answers, now))
 
     def _find(self, frame: Frame) -> MicroBatch:
         micro_batch = self._micro_batches.get(frame.micro_batch)
@@ -219,7 +218,16 @@ class Stage:
             raise FrameRefused(RefusalReason.MICRO_BATCH, f"micro-batch is broken: {micro_batch.broken}")
         return micro_batch
 
-    # --- outcomes ---
+    # --- jobs ---
+
+    def has_job(self, now: float) -> bool:
+        """Something can be run now."""
+        return self._schedule.choose(self._micro_batches.values(), now) is not None
+
+    def next_job(self, now: float) -> Job | None:
+        """What to run next, chosen among all micro-batches; None while everything waits for something."""
+        choice = self._schedule.choose(self._micro_batches.values(), now)
+        return None if choice is None else self._schedule.take(self._micro_batches, choice, now)
 
     def on_computed(self, job: Job, outcome: Outcome, now: float) -> list[Effect]:
         """The worker has run a job."""
@@ -231,6 +239,7 @@ class Stage:
             self._telemetry.observe("prefill_compute_seconds", compute_s)
             self._telemetry.observe("prefill_wait_seconds", wait_s)
         self._telemetry.add("residual_saturated", outcome.saturated)
+        self._schedule.has_run(job, compute_s, outcome.finished_s)
         micro_batch = self._micro_batches.get(job.micro_batch)
         if micro_batch is None or micro_batch.epoch != job.epoch or micro_batch.broken is not None:
             return []
@@ -246,13 +255,13 @@ class Stage:
         effects: list[Effect] = [Send(micro_batch.place.next.device, frame)]
         if micro_batch.place.is_source:
             micro_batch.sent_s[job.step] = now
-            effects += self._pump(micro_batch, now)
         return effects
 
     def on_compute_failed(self, job: Job, problem: Exception) -> list[Effect]:
         """The executor refused or failed a job: as if the frame had been refused."""
         refused = FrameRefused(RefusalReason.COMPUTE, f"{self._device}, layers {job.layers}: {problem}")
         self._telemetry.refused(refused.reason)
+        self._schedule.has_failed()
         micro_batch = self._micro_batches.get(job.micro_batch)
         return [] if micro_batch is None else self._break(micro_batch, job.step, refused)
 
@@ -294,6 +303,7 @@ class Stage:
     def _break(self, micro_batch: MicroBatch, step: int, problem: AgentError) -> list[Effect]:
         """Rule 3: pass a refusal on towards the source; at the source, fail the sessions."""
         micro_batch.broken = str(problem)
+        micro_batch.queue.clear()
         if micro_batch.loop is None:
             if micro_batch.previous_origin is None or not isinstance(problem, FrameRefused):
                 return []

@@ -1,12 +1,12 @@
-"""The source's side of one micro-batch: which frame goes next, and what an answer means. Pure.
+"""The source's side of one micro-batch: which frames could go next, and what an answer means. Pure.
 
 Rules
-1. At most one decode frame and two prefill chunks are in flight. There are no credits beyond that.
-2. A decode frame carries every row that is ready. Rows never wait for each other otherwise.
-3. Steps are numbered in the order in which frames leave; answers come back in that order.
+1. At most one decode frame and two prefill chunks are in flight.
+2. A decode frame carries every row that is ready when it is taken. Rows never wait for each other otherwise.
+3. Steps are numbered in the order in which frames are taken; answers come back in that order.
 4. New sessions take the lowest free row. Reuse raises the row's generation, so a late answer cannot reach the
    session that came after.
-5. Where a chunk and a decode frame could both go they take turns, so that a long prompt stalls nobody.
+5. What could go is said here, what does go is chosen among all micro-batches (`schedule`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from agent.errors import AgentError, AnswerTimeout
-from agent.sessions import Session, SessionState, chunk_lengths
+from agent.sessions import Session, SessionState
 from agent.wire.codec import Answered, FrameKind, RowRef
 from agent.wire.messages import FromSource, Opening, OpenSession
 
@@ -26,6 +26,11 @@ ANSWER_LATE_S = 10.0
 """An answer this much later than expected fails the micro-batch."""
 FIRST_ANSWER_S = 120.0
 """Expectation before anything was measured: the first chunk of a 13B model on the slowest CPU we know takes 60 s."""
+STALLED_ROUNDS = 3.0
+"""A decode frame that is out for so many times its usual time stands still somewhere; others need not spare it."""
+STALLED_S = 1.0
+"""And at least for this long."""
+MAX_PATIENCE_S = 86_400.0
 
 
 class NoFreeRow(AgentError):
@@ -48,6 +53,8 @@ class NextFrame:
 class _InFlight:
     frame: NextFrame
     sessions: tuple[Session, ...]
+    since_s: float
+    """When it could have gone."""
     sent_s: float
 
     @property
@@ -64,14 +71,15 @@ class TokenLoop:
         self._chunk = chunk
         self._context = context
         self._step = 0
-        self._sent = FrameKind.DECODE
         self._in_flight: OrderedDict[int, _InFlight] = OrderedDict()
         self._ended: OrderedDict[str, Session] = OrderedDict()
         self._slowest_s_per_token = 0.0
+        self._usual_round_s = 0.0
         self.answered = -1
 
-    def open(self, opened: OpenSession) -> Session:
-        """Put a session on the lowest free row. Raises NoFreeRow."""
+    def open(self, opened: OpenSession, now: float = 0.0, s_per_token: float = 0.0) -> Session:
+        """Put a session on the lowest free row; its prompt is due after its patience and the time that it takes at
+        `s_per_token`, so that a short one need not wait for a long one. Raises NoFreeRow."""
         if opened.session in self._ended or self.session(opened.session) is not None:
             raise AgentError(f"session {opened.session} is open already")
         if not opened.prompt or len(opened.prompt) >= self._context or opened.max_tokens < 1:
@@ -79,11 +87,13 @@ class TokenLoop:
                 f"session {opened.session}: a prompt of {len(opened.prompt)} tokens and {opened.max_tokens} more do "
                 f"not fit a context of {self._context}"
             )
+        if not 0.0 <= opened.patience_s <= MAX_PATIENCE_S:
+            raise AgentError(f"session {opened.session}: a patience of {opened.patience_s} s, 0 to {MAX_PATIENCE_S} s")
         for row, holder in enumerate(self._rows):
             if holder is None:
                 self._generations[row] += 1
-                chunks = chunk_lengths(len(opened.prompt), self._chunk)
-                session = Session(opened, row, self._generations[row], chunks)
+                due_s = now + opened.patience_s + len(opened.prompt) * s_per_token
+                session = Session(opened, row, self._generations[row], opened_s=now, due_s=due_s)
                 self._rows[row] = session
                 return session
         raise NoFreeRow(f"all {len(self._rows)} rows are taken; session {opened.session} must wait")
@@ -106,41 +116,66 @@ class TokenLoop:
             while len(self._ended) > ENDED_SESSIONS_KEPT:
                 self._ended.popitem(last=False)
 
-    def next_frame(self, now: float) -> NextFrame | None:
-        """The next frame to send, or None while everything waits for an answer. A sent frame counts as in flight."""
-        if self._sent is FrameKind.PREFILL:
-            frame_and_sessions = self._next_decode() or self._next_chunk()
-        else:
-            frame_and_sessions = self._next_chunk() or self._next_decode()
-        if frame_and_sessions is None:
-            return None
-        frame, sessions = frame_and_sessions
-        self._sent = frame.kind
-        self._in_flight[frame.step] = _InFlight(frame, sessions, now)
-        self._step += 1
-        return frame
+    # --- what could go ---
 
-    def _next_chunk(self) -> tuple[NextFrame, tuple[Session, ...]] | None:
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing of this micro-batch is under way."""
+        return not self._in_flight
+
+    @property
+    def is_decoding(self) -> bool:
+        """A decode frame is under way."""
+        return self._count_in_flight(FrameKind.DECODE) > 0
+
+    def ready_since_s(self) -> float | None:
+        """Since when a decode frame could go, None while none can."""
+        if self.is_decoding:
+            return None
+        return min((s.ready_s for s in self.running() if s.state is SessionState.READY), default=None)
+
+    def wants_to_decode(self, now: float) -> bool:
+        """A row is ready, or a decode frame is under way that has not come to a standstill somewhere."""
+        for sent in self._in_flight.values():
+            if sent.frame.kind is FrameKind.DECODE:
+                return now - sent.sent_s <= max(STALLED_S, STALLED_ROUNDS * self._usual_round_s)
+        return any(session.state is SessionState.READY for session in self.running())
+
+    def next_prompt(self) -> Session | None:
+        """Of the sessions with a prompt still to be sent the one that is due first; None while no chunk may go."""
         if self._count_in_flight(FrameKind.PREFILL) >= CHUNKS_IN_FLIGHT:
             return None
-        for session in self._rows:
-            if session is not None and session.state is SessionState.PREFILL:
-                ref = RowRef(session.row, session.generation, session.position)
-                opening = Opening(session.row, session.generation, session.opened.sampling)
-                openings = (opening,) if session.position == 0 else ()
-                tokens, last = session.next_chunk()
-                return NextFrame(FrameKind.PREFILL, self._step, (ref,), (tokens,), last, openings), (session,)
-        return None
+        waiting = [session for session in self.running() if session.state is SessionState.PREFILL]
+        return min(waiting, key=lambda session: (session.due_s, session.row), default=None)
 
-    def _next_decode(self) -> tuple[NextFrame, tuple[Session, ...]] | None:
-        if self._count_in_flight(FrameKind.DECODE):
-            return None
-        ready = tuple(s for s in self._rows if s is not None and s.state is SessionState.READY)
-        if not ready:
-            return None
+    # --- what goes ---
+
+    def take_chunk(self, now: float, since_s: float, most_tokens: int) -> NextFrame:
+        """The next chunk of `next_prompt`, of at most `most_tokens` (≥ 3); it counts as in flight from now on."""
+        session = self.next_prompt()
+        assert session is not None, "no chunk may go"
+        ref = RowRef(session.row, session.generation, session.position)
+        opening = Opening(session.row, session.generation, session.opened.sampling)
+        openings = (opening,) if session.position == 0 else ()
+        tokens, last = session.next_chunk(min(most_tokens, self._chunk))
+        frame = NextFrame(FrameKind.PREFILL, self._step, (ref,), (tokens,), last, openings)
+        return self._take(_InFlight(frame, (session,), since_s, now))
+
+    def take_decode(self, now: float, since_s: float) -> NextFrame:
+        """A decode frame of every row that is ready; it counts as in flight from now on."""
+        ready = tuple(session for session in self.running() if session.state is SessionState.READY)
+        assert ready, "no decode frame may go"
+        assert not self.is_decoding, "one is under way"
         rows = tuple(RowRef(s.row, s.generation, s.position) for s in ready)
         tokens = tuple((s.next_token(),) for s in ready)
-        return NextFrame(FrameKind.DECODE, self._step, rows, tokens, True, ()), ready
+        return self._take(
+            _InFlight(NextFrame(FrameKind.DECODE, self._step, rows, tokens, True, ()), ready, since_s, now)
+        )
+
+    def _take(self, taken: _InFlight) -> NextFrame:
+        self._in_flight[self._step] = taken
+        self._step += 1
+        return taken.frame
 
     def _count_in_flight(self, kind: FrameKind) -> int:
         return sum(sent.frame.kind is kind for sent in self._in_flight.values())
@@ -150,11 +185,14 @@ class TokenLoop:
         sent = self._in_flight.pop(step)
         self.answered = step
         self._slowest_s_per_token = max(self._slowest_s_per_token, (now - sent.sent_s) / sent.tokens)
+        if sent.frame.kind is FrameKind.DECODE:
+            self._usual_round_s = smoothed(self._usual_round_s, now - sent.sent_s)
         events: list[FromSource] = []
         if sent.frame.sample:
             for session, token in zip(sent.sessions, answers, strict=True):
                 if not session.has_ended:
                     events += session.take(token, self._context)
+                    session.ready_s = now
             for session in sent.sessions:
                 if session.has_ended:
                     self.retire(session)
@@ -165,9 +203,9 @@ class TokenLoop:
         frame = self._in_flight[step].frame
         return len(frame.rows) if frame.sample else 0
 
-    def sent_s(self, step: int) -> float:
-        """When a step in flight was sent. Raises KeyError."""
-        return self._in_flight[step].sent_s
+    def since_s(self, step: int) -> float:
+        """When a step in flight could have gone. Raises KeyError."""
+        return self._in_flight[step].since_s
 
     def kind(self, step: int) -> FrameKind:
         return self._in_flight[step].frame.kind
@@ -180,3 +218,8 @@ class TokenLoop:
             if late_s > ANSWER_LATE_S:
                 raise AnswerTimeout(f"step {step} ({sent.frame.kind.name.lower()}) is {late_s:.1f} s late")
             return
+
+
+def smoothed(usual: float, measured: float) -> float:
+    """A running mean of about the last four measurements; the first one as it is."""
+    return usual + (measured - usual) / 4 if usual else measured

@@ -1,7 +1,7 @@
 """The worker process: sockets, executor and stage in one blocking loop. No asyncio, no threads of its own.
 
-A job is run as soon as the frame that asks for it has been read; between two jobs the sockets are looked at once, so
-a cancel or another micro-batch's frame never waits longer than one run.
+Before each run everything that has arrived is read, and only then the stage is asked what to run: a cancel never waits
+longer than one run, and what became ready meanwhile is chosen from.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import math
 import socket
 import sys
 import time
-from collections import deque
 
 from agent import step
 from agent.compute import kernels
 from agent.config import AgentConfig
 from agent.device.sensors.host import has_nvidia_device
 from agent.device.telemetry import TelemetryRecorder
-from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Run, Send
+from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Send
 from agent.errors import AgentError, BadMessage, ConfigError
 from agent.link_probe import LinkProbe
 from agent.loader import LoadedModel, load_model
@@ -59,6 +58,8 @@ from planner.errors import PlannerError
 logger = logging.getLogger(__name__)
 
 POLL_MS = 250
+MOST_POLLS = 64
+"""Between two runs: a peer that never stops sending must not keep this device from computing."""
 REPORT_INTERVAL_S = 0.5
 """How often the supervisor hears from the loop: twice per heartbeat."""
 
@@ -80,7 +81,6 @@ class Worker:
         self._stage = self._empty_stage()
         self._loaded: LoadedModel | None = None
         self._probe: LinkProbe | None = None
-        self._jobs: deque[Job] = deque()
         self._emitted: list[messages.FromSource] = []
         """Events for the coordinator that have not left yet."""
         self._handshakes_refused = 0
@@ -98,15 +98,18 @@ class Worker:
         self._provider = _probe(self._config)
         self._channel.send(WorkerReady(self._plane.endpoint, self._provider))
         try:
+            wait_ms = 0
             while not self._stopping:
-                if not self._jobs:
-                    self._emit()
-                for event in self._plane.poll(self._wait_ms(time.monotonic())):
-                    self._on_event(event)
+                self._read(wait_ms)
                 # Before the run, which may take longer than any deadline: what came meanwhile has been read by now.
                 self._on_time(time.monotonic())
-                if self._jobs:
-                    self._run_job(self._jobs.popleft())
+                job = self._stage.next_job(time.monotonic())
+                if job is not None:
+                    self._run_job(job)
+                # A token's event leaves while the next stage computes, not before this one does: on a route of several
+                # stages nobody then waits for it.
+                self._emit()
+                wait_ms = 0 if job is not None else self._wait_ms(time.monotonic())
         except ChannelClosed:
             logger.warning("supervisor_gone")
         finally:
@@ -116,6 +119,16 @@ class Worker:
             self._plane.close()
 
     # --- events ---
+
+    def _read(self, wait_ms: int) -> None:
+        """Take in what has arrived; a poll hands out one message per connection."""
+        for _ in range(MOST_POLLS):
+            events = self._plane.poll(wait_ms)
+            for event in events:
+                self._on_event(event)
+            if not events:
+                return
+            wait_ms = 0
 
     def _on_event(self, event: Event) -> None:
         now = time.monotonic()
@@ -177,6 +190,7 @@ class Worker:
                 self._stopping = True
             case messages.Welcome():
                 self._peers.replace({peer.key: peer.device for peer in message.peers})
+                self._plane.emulate(message.links)
             case Load():
                 self._load(message)
             case messages.Unload():
@@ -200,8 +214,6 @@ class Worker:
         self._channel.send(Failed(request, problem.code, f"{self._config.name}: {problem}", number))
 
     def _wait_ms(self, now: float) -> int:
-        if self._jobs:
-            return 0
         if self._probe is None or self._probe.due_s is None:
             return POLL_MS
         return min(POLL_MS, max(0, math.ceil(1e3 * (self._probe.due_s - now))))
@@ -232,8 +244,6 @@ class Worker:
             match effect:
                 case Send(peer, frame):
                     self._send(peer, frame)
-                case Run(job):
-                    self._jobs.append(job)
                 case Emit(message):
                     self._emitted.append(message)
                 case Reply(origin, frame):
@@ -266,9 +276,8 @@ class Worker:
     def _run_job(self, job: Job) -> None:
         if self._loaded is None:
             return
-        # A token's event leaves while the next stage computes, not before this one does: on a route of several stages
-        # nobody then waits for it. A route of one has no such moment.
-        if job.outgoing is CodecId.NONE:
+        # A route of one has no moment in which another stage computes, and a chunk is long.
+        if job.outgoing is CodecId.NONE or job.kind is FrameKind.PREFILL:
             self._emit()
         try:
             outcome = step.run(job, self._loaded.executor, time.monotonic)
@@ -359,7 +368,6 @@ class Worker:
         )
 
     def _unload(self) -> None:
-        self._jobs.clear()
         self._perform(self._stage.close_all())
         self._stage = self._empty_stage()
         if self._loaded is not None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from agent.config import AgentConfig
 from agent.device.sensors.host import has_nvidia_device
 from agent.device.telemetry import TelemetryRecorder
-from agent.effects import Effect, Emit, Job, Notify, Run
+from agent.effects import Effect, Emit, Notify
 from agent.micro_batch import ModelShape
 from agent.stage import Stage
 from agent.wire.addresses import StageAddress
@@ -145,10 +145,13 @@ class SoloEngine:
         )
         return [*self._stage.open_micro_batch(opened), *self._stage.open_session(opening, now)]
 
-    def run(self, job: Job) -> list[Effect]:
-        """One run of all layers, and what follows from it."""
+    def advance(self) -> list[Effect] | None:
+        """One run of all layers, and what follows from it; None when there is nothing to run."""
         from agent import step
 
+        job = self._stage.next_job(self._clock())
+        if job is None:
+            return None
         outcome = step.run(job, self._executor, self._clock)
         return self._stage.on_computed(job, outcome, self._clock())
 
@@ -163,7 +166,6 @@ class SoloSession:
     def __init__(self, engine: SoloEngine, opening: OpenSession) -> None:
         self._engine = engine
         self._opening = opening
-        self._jobs: deque[Job] = deque()
         self._tokens: deque[TokenEvent] = deque()
         self._reason: EndReason | None = None
         self._failure: EngineError | None = None
@@ -191,9 +193,12 @@ class SoloSession:
         while not self._tokens and self._is_open():
             # The loop gets its turn between two runs: a signal or another session's cancel.
             await asyncio.sleep(0)
-            if self._jobs:
-                self._carry_out(self._engine.run(self._jobs.popleft()))
-            elif self._is_open():
+            if not self._is_open():
+                continue
+            effects = self._engine.advance()
+            if effects is not None:
+                self._carry_out(effects)
+            else:
                 self._fail("internal_error", "the stage neither runs nor ends the session")
         if self._tokens:
             return self._tokens.popleft()
@@ -206,9 +211,7 @@ class SoloSession:
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Run):
-                self._jobs.append(effect.job)
-            elif isinstance(effect, Emit):
+            if isinstance(effect, Emit):
                 self._hear(effect.message)
             elif isinstance(effect, Notify) and isinstance(effect.message, Failed):
                 self._fail(effect.message.code, effect.message.detail)
@@ -232,7 +235,6 @@ class SoloSession:
         self._leave_row()
 
     def _leave_row(self) -> None:
-        self._jobs.clear()
         if self._has_row:
             self._has_row = False
             self._engine.row.release()

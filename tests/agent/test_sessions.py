@@ -16,15 +16,15 @@ from tests.fakes.ring import session
 CONTEXT = 64
 
 
-def fresh(prompt: int = 5, largest: int = 4, **options: object) -> Session:
+def fresh(prompt: int = 5, **options: object) -> Session:
     opened = session("s", range(prompt), **options)  # type: ignore[arg-type]
-    return Session(opened, 0, 1, chunk_lengths(prompt, largest))
+    return Session(opened, 0, 1)
 
 
 def prefilled(**options: object) -> Session:
     one = fresh(**options)  # type: ignore[arg-type]
     while one.state is SessionState.PREFILL:
-        one.next_chunk()
+        one.next_chunk(4)
     return one
 
 
@@ -56,15 +56,20 @@ def test_chunks_by_hand(tokens: int, largest: int, lengths: list[int]) -> None:
     assert chunk_lengths(tokens, largest) == lengths
 
 
-@given(tokens=st.integers(1, 40), largest=st.integers(3, 9))
-def test_chunks_carry_the_prompt_in_order(tokens: int, largest: int) -> None:
-    one = fresh(tokens, largest)
+@given(tokens=st.integers(1, 60), largest=st.lists(st.integers(3, 9), min_size=1))
+def test_chunks_of_changing_length_carry_the_prompt_in_order(tokens: int, largest: list[int]) -> None:
+    one = fresh(tokens)
     sent: list[int] = []
+    turn = 0
     while one.state is SessionState.PREFILL:
-        assert one.position == len(sent)
-        chunk, last = one.next_chunk()
+        assert (one.position, one.remaining) == (len(sent), tokens - len(sent))
+        most = largest[turn % len(largest)]
+        chunk, last = one.next_chunk(most)
+        assert len(chunk) <= most
+        assert len(chunk) > 1 or tokens == 1
         sent += chunk
-        assert last == (not one.chunks)
+        turn += 1
+        assert last == (one.remaining == 0)
     assert tuple(sent) == one.opened.prompt
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent import step
 from agent.compute.kernels import crc32c
 from agent.device.telemetry import TelemetryRecorder, count, mean
-from agent.effects import Connect, Disconnect, Effect, Emit, Notify, Reply, Run, Send
+from agent.effects import Connect, Disconnect, Effect, Emit, Notify, Reply, Send
 from agent.errors import FrameRefused, RefusalReason
 from agent.micro_batch import NOTHING_LOADED, ModelShape
 from agent.stage import Stage
@@ -134,7 +134,7 @@ def test_no_well_sealed_frame_raises_anything(name: str, sent: list[tuple[Frame,
             effects = ring.members[name].stage.on_replied(device, parts(frame), 0.0)
         else:
             effects = ring.members[name].stage.on_parts(b"x", device, parts(frame), 0.0)
-        assert all(isinstance(effect, (Reply, Run, Emit, Notify, Send)) for effect in effects)
+        assert all(isinstance(effect, (Reply, Emit, Notify, Send)) for effect in effects)
 
 
 def test_a_reply_is_no_request() -> None:
@@ -204,13 +204,14 @@ def test_a_run_that_ends_after_its_epoch_changes_nothing() -> None:
     one = stage()
     executor = FakeExecutor(6, (LAYERS,), slots=4, context=CONTEXT)
     one.open_micro_batch(opening(epoch=1))
-    (run,) = of(one.open_session(session("s", [1, 2]), 0.0), Run)
-    assert isinstance(run, Run)
+    assert one.open_session(session("s", [1, 2]), 0.0) == []
+    job = one.next_job(0.0)
+    assert job is not None
     one.open_micro_batch(opening(epoch=2))
-    assert one.on_computed(run.job, step.run(run.job, executor, lambda: 0.0), 0.0) == []
+    assert one.on_computed(job, step.run(job, executor, lambda: 0.0), 0.0) == []
     one.close_micro_batch(1)
-    assert one.on_computed(run.job, step.run(run.job, executor, lambda: 0.0), 0.0) == []
-    assert one.on_compute_failed(run.job, ValueError("x")) == []
+    assert one.on_computed(job, step.run(job, executor, lambda: 0.0), 0.0) == []
+    assert one.on_compute_failed(job, ValueError("x")) == []
 
 
 # --- computing ---
@@ -220,9 +221,10 @@ def test_a_run_that_ends_after_its_epoch_changes_nothing() -> None:
 def test_a_run_that_fails_costs_its_session_and_names_the_device(name: str) -> None:
     ring = three_stages()
     ring.open_session("a", session("s", range(3), 2))
-    while not ring.members[name].jobs:
+    while not ring.members[name].stage.has_job(ring.now):
         ring.perform(ring.actions()[0])
-    job = ring.members[name].jobs.popleft()
+    job = ring.members[name].stage.next_job(ring.now)
+    assert job is not None
     ring.perform_effects(name, ring.members[name].stage.on_compute_failed(job, ValueError("no memory")))
     ring.settle()
     end = ring.end_of("s")

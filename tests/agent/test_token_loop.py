@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import AgentError, AnswerTimeout
-from agent.token_loop import ANSWER_LATE_S, CHUNKS_IN_FLIGHT, ENDED_SESSIONS_KEPT, FIRST_ANSWER_S, NoFreeRow, TokenLoop
+from agent.token_loop import (
+    ANSWER_LATE_S,
+    CHUNKS_IN_FLIGHT,
+    ENDED_SESSIONS_KEPT,
+    FIRST_ANSWER_S,
+    MAX_PATIENCE_S,
+    STALLED_ROUNDS,
+    STALLED_S,
+    NextFrame,
+    NoFreeRow,
+    TokenLoop,
+)
 from agent.wire.codec import Answered, FrameKind
 from agent.wire.hop import MAX_KEPT_FRAMES
 from agent.wire.messages import SessionEnded, TokenEvent
@@ -23,6 +34,14 @@ def loop_with(*prompts: int, rows: int = 4, chunk: int = 4, max_tokens: int = 3)
     for index, prompt in enumerate(prompts):
         loop.open(session(f"s{index}", range(prompt), max_tokens))
     return loop
+
+
+def next_frame(loop: TokenLoop, now: float = 0.0, *, chunk_first: bool = True, most: int = 64) -> NextFrame | None:
+    """Take what may go; `schedule` decides in earnest."""
+    may_decode = loop.ready_since_s() is not None
+    if loop.next_prompt() is not None and (chunk_first or not may_decode):
+        return loop.take_chunk(now, now, most)
+    return loop.take_decode(now, now) if may_decode else None
 
 
 def answer(loop: TokenLoop, step: int, now: float = 0.0) -> list[object]:
@@ -77,22 +96,23 @@ def test_a_name_is_taken_while_its_events_are_kept() -> None:
 def test_two_chunks_and_one_decode_frame_are_in_flight_at_most() -> None:
     loop = loop_with(2, 12)
     kinds = []
-    while (frame := loop.next_frame(0.0)) is not None:
+    while (frame := next_frame(loop)) is not None:
         kinds.append(frame.kind)
     assert kinds == [FrameKind.PREFILL] * CHUNKS_IN_FLIGHT
     answer(loop, 0)  # s0 is ready now, and a chunk of s1 may go
-    kinds = [frame.kind for _ in range(2) if (frame := loop.next_frame(0.0))]
+    kinds = [frame.kind for _ in range(2) if (frame := next_frame(loop))]
     assert sorted(kinds) == [FrameKind.PREFILL, FrameKind.DECODE]
-    assert loop.next_frame(0.0) is None
+    assert next_frame(loop) is None
 
 
 @given(
     prompts=st.lists(st.integers(1, 30), min_size=1, max_size=4),
     chunk=st.integers(3, 8),
     choices=st.lists(st.booleans(), max_size=60),
+    order=st.lists(st.tuples(st.booleans(), st.integers(3, 9)), min_size=1, max_size=9),
 )
 def test_whatever_the_order_every_step_is_answered_and_every_session_ends(
-    prompts: list[int], chunk: int, choices: list[bool]
+    prompts: list[int], chunk: int, choices: list[bool], order: list[tuple[bool, int]]
 ) -> None:
     loop = loop_with(*prompts, chunk=chunk, max_tokens=4)
     flying: list[tuple[int, FrameKind]] = []
@@ -100,7 +120,8 @@ def test_whatever_the_order_every_step_is_answered_and_every_session_ends(
     choices = list(choices)
     while True:
         wants_answer = choices.pop(0) if choices else False
-        frame = None if wants_answer and flying else loop.next_frame(0.0)
+        chunk_first, most = order[loop.answered % len(order)]
+        frame = None if wants_answer and flying else next_frame(loop, chunk_first=chunk_first, most=most)
         if frame is not None:
             assert frame.step == (flying[-1][0] + 1 if flying else loop.answered + 1)
             assert len({len(row) for row in frame.tokens}) == 1
@@ -124,18 +145,18 @@ def test_whatever_the_order_every_step_is_answered_and_every_session_ends(
 
 def test_a_decode_frame_carries_every_row_that_is_ready() -> None:
     loop = loop_with(2, 3, 2)
-    first, second = loop.next_frame(0.0), loop.next_frame(0.0)
+    first, second = next_frame(loop), next_frame(loop)
     assert first is not None
     assert second is not None
     answer(loop, first.step)
-    third = loop.next_frame(0.0)
+    third = next_frame(loop)
     assert third is not None
-    while loop.next_frame(0.0) is not None:
+    while next_frame(loop) is not None:
         pass
     answer(loop, second.step)
     answer(loop, third.step)
     answer(loop, 3)
-    decode = loop.next_frame(0.0)
+    decode = next_frame(loop)
     assert decode is not None
     assert decode.kind is FrameKind.DECODE
     assert [ref.row for ref in decode.rows] == [0, 1, 2]
@@ -143,22 +164,71 @@ def test_a_decode_frame_carries_every_row_that_is_ready() -> None:
     assert decode.sample
 
 
-def test_a_long_prompt_does_not_stop_those_who_decode() -> None:
-    """Where each frame is answered at once, as on a route of one device, chunks and decode steps take turns."""
-    loop = loop_with(2, 40, max_tokens=30)
-    kinds = []
-    for _ in range(12):
-        frame = loop.next_frame(0.0)
-        assert frame is not None
-        kinds.append(frame.kind)
+def test_rows_are_ready_from_their_answer_on_and_go_in_the_next_frame_that_is_taken() -> None:
+    loop = loop_with(2, 2)
+    assert loop.ready_since_s() is None
+    first, second = next_frame(loop), next_frame(loop)
+    assert first is not None
+    assert second is not None
+    answer(loop, first.step, 7.0)
+    assert loop.ready_since_s() == 7.0
+    answer(loop, second.step, 8.0)
+    assert loop.ready_since_s() == 7.0
+    decode = loop.take_decode(9.0, 7.0)
+    assert [ref.row for ref in decode.rows] == [0, 1]
+    assert loop.since_s(decode.step) == 7.0
+    assert loop.ready_since_s() is None
+
+
+def test_a_step_taken_while_one_is_under_way_is_a_bug() -> None:
+    loop = loop_with(2)
+    with pytest.raises(AssertionError):
+        loop.take_decode(0.0, 0.0)
+    next_frame(loop)
+    with pytest.raises(AssertionError):
+        loop.take_chunk(0.0, 0.0, 4)
+
+
+def test_the_prompt_that_is_due_first_goes_first() -> None:
+    loop = TokenLoop(4, 4, CONTEXT)
+    for name, prompt, now, patience_s in (("long", 30, 0.0, 0.0), ("idle", 3, 1.0, 9.0), ("short", 3, 2.0, 0.0)):
+        loop.open(session(name, range(prompt), patience_s=patience_s), now, s_per_token=0.1)
+    order = []
+    while (waiting := loop.next_prompt()) is not None:
+        order.append(waiting.opened.session)
+        frame = loop.take_chunk(3.0, 3.0, 4)
         answer(loop, frame.step)
-    assert kinds[1:].count(FrameKind.DECODE) >= 5
-    assert kinds[1:].count(FrameKind.PREFILL) >= 5
+    assert order == ["short", *["long"] * 8, "idle"], "due after 2.3, 3.0 and 10.3 s"
+
+
+@pytest.mark.parametrize("patience_s", [-1.0, float("nan"), float("inf"), MAX_PATIENCE_S * 2])
+def test_a_patience_that_is_none_is_refused(patience_s: float) -> None:
+    loop = TokenLoop(1, 4, CONTEXT)
+    with pytest.raises(AgentError, match="patience"):
+        loop.open(session("s", range(2), patience_s=patience_s))
+    assert loop.running() == []
+
+
+def test_a_decode_frame_that_stands_still_wants_nothing() -> None:
+    loop = loop_with(2, max_tokens=9)
+    assert not loop.wants_to_decode(0.0)
+    next_frame(loop)
+    assert not loop.wants_to_decode(0.0), "no row has a token yet"
+    answer(loop, 0)
+    assert loop.wants_to_decode(0.0)
+    next_frame(loop)
+    assert loop.wants_to_decode(STALLED_S)
+    assert not loop.wants_to_decode(STALLED_S + 0.1)
+    answer(loop, 1, 4.0)
+    assert loop.wants_to_decode(4.0)
+    next_frame(loop, 4.0)
+    assert loop.wants_to_decode(4.0 + 4.0 * STALLED_ROUNDS)
+    assert not loop.wants_to_decode(4.1 + 4.0 * STALLED_ROUNDS)
 
 
 def test_a_cancelled_sessions_answer_finds_nobody() -> None:
     loop = loop_with(2, rows=1)
-    frame = loop.next_frame(0.0)
+    frame = next_frame(loop)
     assert frame is not None
     one = loop.running()[0]
     one.end("cancelled")
@@ -179,12 +249,12 @@ def test_a_step_that_is_not_in_flight_has_no_answer() -> None:
 
 def test_an_answer_is_late_ten_seconds_after_twice_its_expected_time() -> None:
     loop = loop_with(2, max_tokens=9)
-    loop.next_frame(100.0)
+    next_frame(loop, 100.0)
     loop.expire(100.0 + FIRST_ANSWER_S + ANSWER_LATE_S)
     with pytest.raises(AnswerTimeout, match=r"step 0 \(prefill\) is 10\.1 s late"):
         loop.expire(100.0 + FIRST_ANSWER_S + ANSWER_LATE_S + 0.1)
     answer(loop, 0, 104.0)  # two tokens in four seconds
-    loop.next_frame(200.0)
+    next_frame(loop, 200.0)
     loop.expire(200.0 + 2 * 2.0 + ANSWER_LATE_S)
     with pytest.raises(AnswerTimeout, match=r"step 1 \(decode\)"):
         loop.expire(200.0 + 2 * 2.0 + ANSWER_LATE_S + 0.1)
@@ -193,6 +263,6 @@ def test_an_answer_is_late_ten_seconds_after_twice_its_expected_time() -> None:
 def test_nothing_in_flight_is_never_late() -> None:
     loop = loop_with(2, max_tokens=1)
     loop.expire(1e9)
-    loop.next_frame(0.0)
+    next_frame(loop)
     answer(loop, 0)
     loop.expire(1e9)

@@ -17,7 +17,7 @@ import msgspec
 from agent import step
 from agent.compute.kernels import crc32c
 from agent.device.telemetry import TelemetryRecorder
-from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Run, Send
+from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Send
 from agent.micro_batch import NOTHING_LOADED, ModelShape
 from agent.stage import Stage
 from agent.wire import codec
@@ -50,7 +50,6 @@ class Member:
     telemetry: TelemetryRecorder
     stage: Stage
     executor: FakeExecutor
-    jobs: deque[Job] = field(default_factory=deque)
 
 
 @dataclass
@@ -70,11 +69,18 @@ class Action(NamedTuple):
     peer: str = ""
 
 
+@dataclass(frozen=True)
+class Ran:
+    """A job that a device has begun."""
+
+    job: Job
+
+
 class Performed(NamedTuple):
-    """An effect of a stage; `left` is False for a message that found no connection."""
+    """An effect of a stage, or a job that it ran; `left` is False for a message that found no connection."""
 
     device: str
-    effect: Effect
+    effect: Effect | Ran
     left: bool
 
 
@@ -153,7 +159,7 @@ class Ring:
 
     def actions(self) -> list[Action]:
         """Everything that could happen now, in a fixed order."""
-        possible = [Action("run", name) for name, member in self.members.items() if member.jobs]
+        possible = [Action("run", name) for name, member in self.members.items() if member.stage.has_job(self.now)]
         for (device, peer), link in sorted(self.links.items()):
             if link.state == "dialling" and peer in self.members:
                 possible.append(Action("connect", device, peer))
@@ -201,7 +207,9 @@ class Ring:
         return f"{device}>{peer}#{link.number if link else 0}".encode()
 
     def _run(self, member: Member) -> None:
-        job = member.jobs.popleft()
+        job = member.stage.next_job(self.now)
+        assert job is not None
+        self.journal.append(Performed(member.name, Ran(job), True))
         self.now += RUN_S
         try:
             outcome = step.run(job, member.executor, lambda: self.now)
@@ -266,8 +274,6 @@ class Ring:
                     left = self._send(name, peer, frame)
                 case Reply(origin, frame):
                     left = self._reply(origin, frame)
-                case Run(job):
-                    self.members[name].jobs.append(job)
                 case Emit(message):
                     self.events.append(message)
                 case Notify(message):
@@ -351,7 +357,10 @@ def session(
     sampling: Sampling | None = None,
     stop_ids: Sequence[int] = (),
     emitted: Sequence[int] = (),
+    patience_s: float = 0.0,
 ) -> OpenSession:
     """An OpenSession with greedy sampling unless said otherwise."""
     chosen = sampling if sampling is not None else Sampling(temperature=0.0)
-    return OpenSession(name, micro_batch, tuple(prompt), max_tokens, chosen, tuple(stop_ids), tuple(emitted))
+    return OpenSession(
+        name, micro_batch, tuple(prompt), max_tokens, chosen, tuple(stop_ids), tuple(emitted), patience_s
+    )

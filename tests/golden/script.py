@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Run, Send
+from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Send
 from agent.wire import codec
 from agent.wire.codec import Frame, FrameKind
 from agent.wire.messages import (
@@ -23,7 +23,7 @@ from agent.wire.messages import (
     TokenEvent,
 )
 from planner.types import LayerRange
-from tests.fakes.ring import Action, Performed, Ring
+from tests.fakes.ring import Action, Performed, Ran, Ring
 
 SEPARATOR = "----"
 
@@ -185,7 +185,8 @@ class Scene:
         lines = []
         for name, member in self.ring.members.items():
             counts = ", ".join(f"{key} {count}" for key, count in sorted(self.ring.counters(name).items()))
-            lines.append(f"{name}: {len(member.jobs)} jobs waiting; {counts or 'nothing counted'}")
+            waiting = "a job" if member.stage.has_job(self.ring.now) else "no job"
+            lines.append(f"{name}: {waiting} waiting; {counts or 'nothing counted'}")
         for (device, peer), link in sorted(self.ring.links.items()):
             frames = ", ".join(frame_words(frame, brief=True) for frame in self.ring.frames_under_way(device, peer))
             lines.append(f"{device} → {peer}: {link.state}; under way: {frames or 'nothing'}")
@@ -232,14 +233,14 @@ def effect_words(performed: Performed) -> str:
     return f"{device} {_effect(effect)}{'' if left else ' (no connection)'}"
 
 
-def _effect(effect: Effect) -> str:
+def _effect(effect: Effect | Ran) -> str:
     match effect:
         case Send(peer, frame):
             return f"→ {peer}: {frame_words(frame)}"
         case Reply(_, frame):
             return f"replies {frame_words(frame)}"
-        case Run(job):
-            return f"queues {job_words(job)}"
+        case Ran(job):
+            return f"runs {job_words(job)}"
         case Emit(TokenEvent(session, index, token)):
             return f"emits {session}[{index}] = {token}"
         case Emit(SessionEnded(session, reason, tokens)):

@@ -1,0 +1,199 @@
+"""Which job a device runs next, among all micro-batches open on it. Pure: measured times and the clock come in.
+
+Rules
+1. Within a micro-batch jobs run in step order. Across micro-batches the one that is due first runs first; nothing can
+   be overtaken for longer than by what was due before it, so nothing starves.
+2. A decode step is due when it arrived, or at the source when its first row became ready.
+3. A chunk that arrived is due one decode round later: a round is one decode step of every micro-batch here. Whatever
+   waits behind it in its own micro-batch lends it its own due time.
+4. At the source, while rows decode, one chunk goes per decode round, and is made so long that it takes about as long
+   as the round: prefill gets the time that decoding gets, here and on every later stage. While none decodes, chunks are
+   as long as the micro-batch allows.
+5. Of two prompts the one whose first token is due first gets the chunk.
+6. Pipelines: without bubbles a micro-batch's next step goes when its token is back. With bubbles it waits until the
+   tokens of all micro-batches of its route are back; sequentially one step of the route is under way at a time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from agent.effects import Job
+from agent.micro_batch import MicroBatch, RouteKey
+from agent.token_loop import TokenLoop, smoothed
+from agent.wire.codec import MAX_TOKENS_PER_ROW, FrameKind
+
+LEAST_CHUNK = 8
+"""Tokens of the shortest chunk that a prompt is cut into to spare others: below, weights are streamed for too few."""
+CHUNK_GRAIN = 4
+"""Lengths of such chunks are multiples of this, so that few shapes of run occur."""
+STRIDE = 2.0
+"""From one chunk to the next such a length changes at most by this factor."""
+DEBT_ROUNDS = 0.25
+"""A chunk may go while prefill has had so much of a round more than decoding: measured times scatter."""
+
+
+class Choice(NamedTuple):
+    """A job that could run now; the least of them is the one to run."""
+
+    due_s: float
+    micro_batch: int
+    kind: FrameKind
+    tokens: int = 0
+    """At the source: most tokens of the chunk."""
+    spared_s: float | None = None
+    """At the source: seconds of the round of those whom the chunk is to spare; None when nobody decodes."""
+
+
+class Schedule:
+    """What a device has learnt about its runs, and whose turn it is."""
+
+    def __init__(self) -> None:
+        self.s_per_token = 0.0
+        """Seconds of a prompt's token in a chunk of full length, 0.0 before the first one."""
+        self._decode_s: dict[int, float] = {}
+        """Per micro-batch, seconds of a decode step here."""
+        self._chunk_tokens = 0.0
+        """Length of a chunk that takes about as long as a round; 0.0 before anything is known."""
+        self._debt_s = 0.0
+        """Time that prefill has had beyond decoding's since rows decode."""
+        self._chunk_ended_s = 0.0
+        self._spared_s: float | None = None
+        """Of the chunk at hand."""
+        self._gone: defaultdict[RouteKey, set[int]] = defaultdict(set)
+        """With bubbles: per route the micro-batches whose step of this round has gone."""
+
+    # --- choosing ---
+
+    def choose(self, micro_batches: Iterable[MicroBatch], now: float) -> Choice | None:
+        """What should run next, or None while nothing can. Changes nothing."""
+        working = [micro_batch for micro_batch in micro_batches if micro_batch.broken is None]
+        choices = [self._of_queue(micro_batch) for micro_batch in working if micro_batch.queue]
+        sources = [micro_batch for micro_batch in working if micro_batch.loop is not None]
+        if sources:
+            routes = _Routes(sources, self._gone)
+            for micro_batch in sources:
+                assert micro_batch.loop is not None
+                since_s = micro_batch.loop.ready_since_s()
+                if since_s is not None and routes.may_decode(micro_batch):
+                    choices.append(Choice(since_s, micro_batch.id, FrameKind.DECODE))
+            choices += self._chunk(sources, routes, now)
+        return min(choices, default=None)
+
+    def _of_queue(self, micro_batch: MicroBatch) -> Choice:
+        slack_s = sum(self._decode_s.values())
+        due_s = min(job.arrived_s + (slack_s if job.kind is FrameKind.PREFILL else 0.0) for job in micro_batch.queue)
+        return Choice(due_s, micro_batch.id, micro_batch.queue[0].kind)
+
+    def _chunk(self, sources: list[MicroBatch], routes: _Routes, now: float) -> list[Choice]:
+        """The chunk that may go from here, if any: of the prompt that is due first."""
+        prompts = []
+        for micro_batch in sources:
+            assert micro_batch.loop is not None
+            prompt = micro_batch.loop.next_prompt()
+            if prompt is not None and routes.may_prefill(micro_batch):
+                prompts.append((prompt.due_s, micro_batch.id, prompt.opened_s))
+        if not prompts:
+            return []
+        _, number, opened_s = min(prompts)
+        since_s = max(opened_s, self._chunk_ended_s)
+        round_s = self._round_s(sources, now)
+        if round_s is None:
+            return [Choice(since_s, number, FrameKind.PREFILL, MAX_TOKENS_PER_ROW)]
+        if self._debt_s > DEBT_ROUNDS * round_s:
+            return []
+        return [Choice(since_s, number, FrameKind.PREFILL, self._length(round_s), round_s)]
+
+    def _round_s(self, sources: list[MicroBatch], now: float) -> float | None:
+        """Seconds of a decode step of every micro-batch of ours that decodes; None when none does."""
+        decoding = [m.id for m in sources if m.loop is not None and m.loop.wants_to_decode(now)]
+        return sum(self._decode_s.get(number, 0.0) for number in decoding) if decoding else None
+
+    def _length(self, round_s: float) -> int:
+        tokens = self._chunk_tokens or (round_s / self.s_per_token if self.s_per_token else 0.0)
+        return max(LEAST_CHUNK, int(min(tokens, MAX_TOKENS_PER_ROW)) // CHUNK_GRAIN * CHUNK_GRAIN)
+
+    # --- what happens ---
+
+    def take(self, micro_batches: Mapping[int, MicroBatch], choice: Choice, now: float) -> Job:
+        """The chosen job; it is under way from now on."""
+        micro_batch = micro_batches[choice.micro_batch]
+        if micro_batch.queue:
+            return micro_batch.queue.popleft()
+        loop = micro_batch.loop
+        assert loop is not None
+        if choice.kind is FrameKind.DECODE:
+            self._has_gone(micro_batch, micro_batches.values())
+            frame = loop.take_decode(now, choice.due_s)
+        else:
+            self._spared_s = choice.spared_s
+            frame = loop.take_chunk(now, choice.due_s, choice.tokens)
+        return micro_batch.job_for_next(frame, choice.due_s)
+
+    def _has_gone(self, micro_batch: MicroBatch, others: Iterable[MicroBatch]) -> None:
+        """Enter a decode step into its route's round; a new one begins where none is under way."""
+        if micro_batch.pipeline != "bubbles":
+            return
+        if _Routes(others, self._gone).is_round_over(micro_batch.route):
+            self._gone[micro_batch.route].clear()
+        self._gone[micro_batch.route].add(micro_batch.id)
+
+    def has_run(self, job: Job, compute_s: float, now: float) -> None:
+        """A job took so long. What other sources' frames cost here earns nobody anything."""
+        is_own = bool(job.tokens)
+        if job.kind is FrameKind.DECODE:
+            self._decode_s[job.micro_batch] = smoothed(self._decode_s.get(job.micro_batch, 0.0), compute_s)
+            if is_own:
+                self._debt_s = max(0.0, self._debt_s - compute_s)
+        elif is_own:
+            self._chunk_ended_s = now
+            self._learn(job.shape[1], compute_s)
+
+    def _learn(self, tokens: int, compute_s: float) -> None:
+        """From a chunk of ours."""
+        round_s, self._spared_s = self._spared_s, None
+        if round_s is None:
+            self._debt_s = 0.0
+            if tokens >= LEAST_CHUNK:
+                self.s_per_token = smoothed(self.s_per_token, compute_s / tokens)
+            return
+        self._debt_s += compute_s
+        # The rest of a prompt may be shorter than a chunk was meant to be: that teaches nothing.
+        if round_s and compute_s and tokens >= self._length(round_s) - 1:
+            self._chunk_tokens = tokens * min(STRIDE, max(1 / STRIDE, round_s / compute_s))
+
+    def has_failed(self) -> None:
+        """The job at hand was not run."""
+        self._spared_s = None
+
+    def forget(self, micro_batch: MicroBatch) -> None:
+        """A micro-batch is closed."""
+        self._decode_s.pop(micro_batch.id, None)
+        gone = self._gone.get(micro_batch.route, set())
+        gone.discard(micro_batch.id)
+        if not gone:
+            self._gone.pop(micro_batch.route, None)
+
+
+class _Routes:
+    """The micro-batches of each route that begin here, for the pipelines in which they wait for each other."""
+
+    def __init__(self, sources: Iterable[MicroBatch], gone: Mapping[RouteKey, set[int]]) -> None:
+        self._gone = gone
+        self._loops: defaultdict[RouteKey, list[TokenLoop]] = defaultdict(list)
+        for micro_batch in sources:
+            if micro_batch.loop is not None:
+                self._loops[micro_batch.route].append(micro_batch.loop)
+
+    def may_decode(self, micro_batch: MicroBatch) -> bool:
+        if micro_batch.pipeline == "bubbles":
+            return micro_batch.id not in self._gone.get(micro_batch.route, ()) or self.is_round_over(micro_batch.route)
+        return self.may_prefill(micro_batch)
+
+    def may_prefill(self, micro_batch: MicroBatch) -> bool:
+        return micro_batch.pipeline != "sequential" or all(loop.is_quiet for loop in self._loops[micro_batch.route])
+
+    def is_round_over(self, route: RouteKey) -> bool:
+        return not any(loop.is_decoding for loop in self._loops[route])
