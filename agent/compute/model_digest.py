@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 from agent.compute.checkpoint import weight_files
 from agent.compute.safetensors_file import SafetensorsFile
@@ -34,7 +35,18 @@ SETTLED_NS = 2_000_000_000
 """The coarsest file system clock in use (FAT) ticks every two seconds."""
 
 _FORMAT = b"edgectl model digest 1"
+_ABSENT = "absent"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class DigestInputs(NamedTuple):
+    """What a digest is made of: enough to tell that a config.json belongs to it, without the weights."""
+
+    config_sha256: str
+    tokenizer_sha256: str
+    """"absent" where the model comes without one."""
+    files: tuple[tuple[str, bytes, str], ...]
+    """(name, header, sha256 of the content) of every safetensors file, by name."""
 
 
 def model_digest(path: Path, cache_dir: Path | None = None, progress: Progress | None = None) -> str:
@@ -42,20 +54,38 @@ def model_digest(path: Path, cache_dir: Path | None = None, progress: Progress |
 
     Raises BadCheckpoint for a file that is missing, malformed or changes while it is read.
     """
+    return digest_of(digest_inputs(path, cache_dir, progress))
+
+
+def digest_inputs(path: Path, cache_dir: Path | None = None, progress: Progress | None = None) -> DigestInputs:
+    """What `digest_of` makes the digest of the directory `path` from. Raises BadCheckpoint as `model_digest` does."""
     files = weight_files(path)
     headers = [SafetensorsFile(file).header for file in files]
     report = _FileProgress(progress, sum(file.stat().st_size for file in files))
+    config = _small_file_digest(path / "config.json")
+    # A model may come without a tokenizer; one that is empty is something else.
+    tokenizer = path / "tokenizer.json"
+    return DigestInputs(
+        config,
+        _small_file_digest(tokenizer) if tokenizer.exists() else _ABSENT,
+        tuple(
+            (file.name, header, _content_digest(file, cache_dir, report))
+            for file, header in zip(files, headers, strict=True)
+        ),
+    )
+
+
+def digest_of(inputs: DigestInputs) -> str:
+    """The digest itself."""
     digest = hashlib.sha256()
     _add(digest, _FORMAT)
-    for name in ("config.json", "tokenizer.json"):
-        file = path / name
+    for name, content in (("config.json", inputs.config_sha256), ("tokenizer.json", inputs.tokenizer_sha256)):
         _add(digest, name.encode())
-        # A model may come without a tokenizer; one that is empty is something else.
-        _add(digest, _small_file_digest(file).encode() if file.exists() or name == "config.json" else b"absent")
-    for file, header in zip(files, headers, strict=True):
-        _add(digest, file.name.encode())
+        _add(digest, content.encode())
+    for name, header, content in inputs.files:
+        _add(digest, name.encode())
         _add(digest, header)
-        _add(digest, _content_digest(file, cache_dir, report).encode())
+        _add(digest, content.encode())
     return digest.hexdigest()
 
 
