@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import IO
 
 import numpy as np
 import random_model
-from decode_peers import PROMPT_TOKENS, answer
+from decode_peers import Step, answer
 from genai_model import CONTEXT, write_genai_model
 from report import write_report
 
@@ -42,17 +43,21 @@ def serve_ours(model: Path, block_size: int, threads: int) -> None:
         (layers,), slots=1, context=CONTEXT - 1, block_size=block_size, session=SessionSettings(threads)
     )
     executor = OnnxExecutor.load(checkpoint, settings)
-    hidden = executor.forward(layers, executor.embed(np.arange(PROMPT_TOKENS)[None]), 0, [0])
-    token = int(executor.logits(hidden[:, -1]).argmax())
-    position = PROMPT_TOKENS
 
-    def step() -> None:
-        nonlocal token, position
-        hidden = executor.forward(layers, executor.embed(np.array([[token]])), 0, [position])
-        token = int(executor.logits(hidden[:, 0]).argmax())
-        position += 1
+    def start(prompts: list[list[int]]) -> Step:
+        (prompt,) = prompts
+        hidden = executor.forward(layers, executor.embed(np.array([prompt])), 0, [0])
+        token, position = int(executor.logits(hidden[:, -1]).argmax()), len(prompt)
 
-    answer(f"edgectl on onnxruntime {RUNTIME_VERSION}", step)
+        def step() -> None:
+            nonlocal token, position
+            hidden = executor.forward(layers, executor.embed(np.array([[token]])), 0, [position])
+            token = int(executor.logits(hidden[:, 0]).argmax())
+            position += 1
+
+        return step
+
+    answer(f"edgectl on onnxruntime {RUNTIME_VERSION}", start)
 
 
 class Contestant:
@@ -60,14 +65,18 @@ class Contestant:
 
     def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.prompt_ms = math.nan
+        """What the prompts of the last order took."""
         self.name = str(json.loads(_stream(self.process.stdout).readline() or '{"name": ""}')["name"])
 
-    def steps(self, count: int) -> list[float]:
-        """Milliseconds of each of `count` tokens."""
+    def steps(self, count: int, streams: int = 1) -> list[float]:
+        """Milliseconds of each of `count` steps after a prompt, a token for each of `streams`."""
         requests = _stream(self.process.stdin)
-        requests.write(f"{count}\n")
+        requests.write(f"{count} {streams}\n")
         requests.flush()
-        times: list[float] = json.loads(_stream(self.process.stdout).readline())
+        answered = json.loads(_stream(self.process.stdout).readline())
+        self.prompt_ms = float(answered["prompt_ms"])
+        times: list[float] = answered["steps_ms"]
         return times
 
     def close(self) -> None:

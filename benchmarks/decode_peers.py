@@ -1,141 +1,153 @@
-"""The other contestants of bench_decode: one process each, run by an interpreter that has them installed.
+"""The other contestants of bench_decode and peers: one process each, run by an interpreter that has them installed.
 
-Imports nothing of ours. Reads a number of steps per line from stdin and answers with a JSON list of milliseconds; the
-first line it writes is its name and version.
+Imports nothing of ours. The first line it writes is its name and version. Then it reads orders from stdin, a number of
+steps and of streams per line, and answers each with {"prompt_ms", "steps_ms"}: what the prompts took, and each step.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
+import contextlib
 import json
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import gguf_model
 import numpy as np
 
 PROMPT_TOKENS = 64
+RPC_SERVERS = 2
+Step = Callable[[], None]
+Start = Callable[[list[list[int]]], Step]
+"""Forgets what was, takes prompts [stream][token], and gives back what makes one more token of each stream."""
 
 
-def answer(name: str, step: Callable[[], None]) -> None:
+def answer(name: str, start: Start) -> None:
     """Take orders until stdin closes."""
     print(json.dumps({"name": name}), flush=True)
     for line in sys.stdin:
+        steps, streams = (int(word) for word in line.split())
+        began_s = time.perf_counter()
+        step = start(prompts(streams))
+        prompt_ms = 1e3 * (time.perf_counter() - began_s)
         times = []
-        for _ in range(int(line)):
-            start = time.perf_counter()
+        for _ in range(steps):
+            began_s = time.perf_counter()
             step()
-            times.append((time.perf_counter() - start) * 1e3)
-        print(json.dumps(times), flush=True)
+            times.append((time.perf_counter() - began_s) * 1e3)
+        print(json.dumps({"prompt_ms": prompt_ms, "steps_ms": times}), flush=True)
 
 
-def genai(directory: Path) -> None:
+def prompts(streams: int) -> list[list[int]]:
+    """A different prompt for each stream."""
+    return [[100 + 7 * stream + token for token in range(PROMPT_TOKENS)] for stream in range(streams)]
+
+
+def genai(directory: Path, threads: int) -> None:
     import onnxruntime_genai
 
+    del threads  # the model's own configuration has them
     model = onnxruntime_genai.Model(str(directory))
-    parameters = onnxruntime_genai.GeneratorParams(model)
-    parameters.set_search_options(max_length=512, do_sample=False)
-    generator = onnxruntime_genai.Generator(model, parameters)
-    generator.append_tokens(np.arange(PROMPT_TOKENS, dtype=np.int32))
-    generator.generate_next_token()
-    answer(f"onnxruntime-genai {version('onnxruntime-genai')}", generator.generate_next_token)
+
+    def start(tokens: list[list[int]]) -> Step:
+        parameters = onnxruntime_genai.GeneratorParams(model)
+        parameters.set_search_options(max_length=512, do_sample=False, batch_size=len(tokens))
+        generator = onnxruntime_genai.Generator(model, parameters)
+        generator.append_tokens(np.array(tokens, np.int32))
+        generator.generate_next_token()
+        step: Step = generator.generate_next_token
+        return step
+
+    answer(f"onnxruntime-genai {version('onnxruntime-genai')}", start)
 
 
-def llama(path: Path, shape: dict[str, int], threads: int) -> None:
-    import llama_cpp
+def transformers(directory: Path, threads: int) -> None:
+    """bf16: on a CPU it has no 4 bit kernels of its own."""
+    import torch
+    from transformers import AutoModelForCausalLM
 
-    if not path.exists():
-        write_gguf(path, shape)
-    # Loading prints a page; a callback that outlives the load keeps it quiet.
-    silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
-    llama_cpp.llama_backend_init()
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
-    settings = llama_cpp.llama_context_default_params()
-    settings.n_ctx, settings.n_threads, settings.n_threads_batch = 512, threads, threads
-    context = llama_cpp.llama_init_from_model(model, settings)
-    vocabulary = shape["vocab_size"]
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
 
-    def decode(tokens: list[int]) -> int:
-        # The batch points into this array: it must live until the decode is done.
-        array = (llama_cpp.llama_token * len(tokens))(*tokens)
-        code = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(array, len(tokens)))
-        if code:
-            raise RuntimeError(f"llama_decode returned {code} for {len(tokens)} tokens")
-        return int(np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (vocabulary,)).argmax())
+    def start(tokens: list[list[int]]) -> Step:
+        output = model(input_ids=torch.tensor(tokens), use_cache=True, logits_to_keep=1)
+        cache, last = output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True)
 
-    last = decode(list(range(PROMPT_TOKENS)))
+        def step() -> None:
+            nonlocal last
+            output = model(input_ids=last, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            last = output.logits[:, -1].argmax(-1, keepdim=True)
 
-    def step() -> None:
-        nonlocal last
-        last = decode([last])
+        return step
 
-    answer(f"llama-cpp-python {version('llama-cpp-python')} Q4_0", step)
+    answer(f"transformers {version('transformers')} on torch {torch.__version__}, bf16", start)
 
 
-def write_gguf(path: Path, shape: dict[str, int]) -> None:
-    """A Llama of random Q4_0 weights, output matrix included, without a tokenizer."""
-    import gguf
+def llama(path: Path, threads: int, streams: int, rpc: bool) -> None:
+    from llama_contestant import Llama, servers
 
-    writer = gguf.GGUFWriter(str(path), "llama")
-    hidden, inner, vocabulary = shape["hidden_size"], shape["intermediate_size"], shape["vocab_size"]
-    kv_size = shape["num_kv_heads"] * shape["head_dim"]
-    writer.add_block_count(shape["num_layers"])
-    writer.add_context_length(2048)
-    writer.add_embedding_length(hidden)
-    writer.add_feed_forward_length(inner)
-    writer.add_head_count(shape["num_heads"])
-    writer.add_head_count_kv(shape["num_kv_heads"])
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(shape["head_dim"])
-    writer.add_vocab_size(vocabulary)
-    writer.add_tokenizer_model("no_vocab")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
-    random = np.random.default_rng(0)
+    with contextlib.ExitStack() as stack:
+        endpoints = stack.enter_context(servers(RPC_SERVERS, threads)) if rpc else []
+        model = Llama(path, threads, streams, endpoints)
 
-    def matrix(name: str, rows: int, columns: int) -> None:
-        blocks: Any = random.integers(0, 256, (rows, columns // 32, 18), dtype=np.uint8)
-        blocks[:, :, :2] = np.array([0.005], np.float16).view(np.uint8)  # the scale of each block of 32
-        writer.add_tensor(name, blocks.reshape(rows, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+        def start(tokens: list[list[int]]) -> Step:
+            model.clear()
+            last = np.concatenate([model.decode([row], 0, first=number).copy() for number, row in enumerate(tokens)])
+            position = len(tokens[0])
 
-    matrix("token_embd.weight", vocabulary, hidden)
-    matrix("output.weight", vocabulary, hidden)
-    writer.add_tensor("output_norm.weight", np.ones(hidden, np.float32))
-    for layer in range(shape["num_layers"]):
-        prefix = f"blk.{layer}."
-        for part in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"{prefix}{part}.weight", np.ones(hidden, np.float32))
-        for part, rows, columns in (
-            ("attn_q", hidden, hidden),
-            ("attn_k", kv_size, hidden),
-            ("attn_v", kv_size, hidden),
-            ("attn_output", hidden, hidden),
-            ("ffn_gate", inner, hidden),
-            ("ffn_up", inner, hidden),
-            ("ffn_down", hidden, inner),
-        ):
-            matrix(f"{prefix}{part}.weight", rows, columns)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+            def step() -> None:
+                nonlocal last, position
+                last = model.decode(last.argmax(axis=1)[:, None].tolist(), position).copy()
+                position += 1
+
+            return step
+
+        where = f"RPC, {RPC_SERVERS} servers" if rpc else "one process"
+        answer(f"llama-cpp-python {version('llama-cpp-python')} Q4_0, {where}", start)
+
+
+def llama_perplexity(checkpoint: Path, gguf: Path, windows: Sequence[Sequence[int]]) -> float:
+    """Perplexity of the checkpoint in Q4_0 over `windows`, whose first tokens are not scored."""
+    from llama_contestant import Llama
+
+    gguf_model.write_checkpoint(gguf, checkpoint)
+    model = Llama(gguf, 2, 1)
+    total, count = 0.0, 0
+    for window in windows:
+        model.clear()
+        logits = model.decode([window], 0, every=True)[:-1].astype(np.float64)
+        highest = logits.max(axis=1)
+        shift = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+        total += float((shift - logits[np.arange(len(logits)), list(window[1:])]).sum())
+        count += len(logits)
+    return math.exp(total / count)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("contestant", choices=["genai", "llama"])
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--shape", type=json.loads, default={})
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("contestant", choices=["genai", "llama", "llama-rpc", "transformers", "llama-perplexity"])
+    parser.add_argument("path", type=Path, help="the contestant's model")
+    parser.add_argument("--shape", type=json.loads, default={}, help="to write a random gguf, where there is none")
+    parser.add_argument("--checkpoint", type=Path, help="whose perplexity is asked; windows of tokens come on stdin")
     parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    if arguments.contestant == "genai":
-        genai(arguments.path)
-    else:
-        llama(arguments.path, arguments.shape, arguments.threads)
+    parser.add_argument("--streams", type=int, default=1, help="most of them")
+    options = parser.parse_args()
+    peers: dict[str, Callable[[], Any]] = {
+        "genai": lambda: genai(options.path, options.threads),
+        "transformers": lambda: transformers(options.path, options.threads),
+        "llama": lambda: llama(options.path, options.threads, options.streams, rpc=False),
+        "llama-rpc": lambda: llama(options.path, options.threads, options.streams, rpc=True),
+        "llama-perplexity": lambda: print(llama_perplexity(options.checkpoint, options.path, json.load(sys.stdin))),
+    }
+    if options.shape and not options.path.exists():
+        gguf_model.write_random(options.path, options.shape)
+    peers[options.contestant]()
 
 
 if __name__ == "__main__":
