@@ -1,4 +1,9 @@
-"""One job on one executor: unpack, run the layers, then pack for the next stage or sample. Joins wire and compute."""
+"""One job on one executor: unpack, run the layers, then pack for the next stage or sample. Joins wire and compute.
+
+An emulated lossy link damages what has been unpacked: elements are set to zero, the others stay as they are. Which ones
+is a function of (seed, layers passed, position in the session, element) alone, so it depends on neither the hop's
+codec, the chunk a token came in, nor who else is in the batch.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +56,11 @@ def run(job: Job, executor: Executor, clock: Callable[[], float]) -> Outcome:
 def _hidden_states(job: Job, executor: Executor) -> NDArray[np.float32]:
     if job.tokens:
         return executor.embed(np.array(job.tokens, np.int64))
-    return kernels.unpack(job.payload, CODEC_NAMES[job.codec], job.shape)
+    hidden = kernels.unpack(job.payload, CODEC_NAMES[job.codec], job.shape)
+    if job.loss:
+        for ref, row in zip(job.rows, hidden, strict=True):
+            kernels.erase(row, job.loss, job.loss_seed, job.layers.start, ref.position)
+    return hidden
 
 
 def _answers(job: Job, executor: Executor, hidden: NDArray[np.float32]) -> tuple[Answered, ...]:

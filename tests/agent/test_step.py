@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import count
+from collections.abc import Sequence
+from itertools import combinations, count
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agent import step
 from agent.compute import kernels
@@ -124,6 +126,86 @@ def test_penalties_and_logprobs_are_the_rows_own() -> None:
     assert answer.top[0][0] == plain.token
     assert answer.logprob is not None
     assert plain == Answered(plain.token)
+
+
+class Recording(FakeExecutor):
+    """Keeps what arrives, with the position of each token, and passes it on."""
+
+    def __init__(self) -> None:
+        super().__init__(4, (LayerRange(2, 4),), slots=4, context=16)
+        self.seen: dict[int, NDArray[np.float32]] = {}
+
+    def forward(
+        self, layers: LayerRange, hidden: NDArray[np.float32], slot: int, positions: Sequence[int]
+    ) -> NDArray[np.float32]:
+        for row, position in zip(hidden, positions, strict=True):
+            self.seen.update({position + token: state.copy() for token, state in enumerate(row)})
+        return hidden
+
+
+def damaged(hidden: NDArray[np.float32], name: Codec, start: int, chunk: int, **changes: Any) -> NDArray[np.float32]:
+    """What a stage that starts at layer `start` computes on, when [tokens, H] arrives in chunks."""
+    one = Recording()
+    for first in range(0, len(hidden), chunk):
+        part = hidden[None, first : first + chunk]
+        job = prefill(
+            layers=LayerRange(start, 4),
+            rows=(RowRef(0, 1, first),),
+            positions=(first,),
+            tokens=(),
+            payload=kernels.pack(np.ascontiguousarray(part), name).data,
+            codec=CODEC_IDS[name],
+            shape=part.shape,
+            outgoing=CodecId.FP32,
+            **{"loss": 0.3, "loss_seed": 7, **changes},
+        )
+        step.run(job, one, clock)
+    return np.stack([one.seen[position] for position in range(len(hidden))])
+
+
+def test_losses_depend_on_neither_chunks_nor_batch_nor_codec() -> None:
+    # Small integers: every codec but int8 carries them exactly.
+    hidden = np.random.default_rng(1).integers(1, 9, (10, HIDDEN)).astype(np.float32)
+    whole = damaged(hidden, "fp32", 2, 10)
+    np.testing.assert_array_equal(whole, damaged(hidden, "fp16", 2, 3))
+    oracle = hidden.copy()
+    kernels.erase(oracle, 0.3, 7, 2, 0)
+    np.testing.assert_array_equal(whole, oracle)
+    assert 0 < (whole == 0).sum() < hidden.size
+    # The same tokens as rows of one decode step, an idle slot between them, each at its own position.
+    one, rows, positions = Recording(), (0, 1, 3), (4, 9, 0, 2)
+    states = hidden[[4, 9, 2]][:, None]
+    job = prefill(
+        kind=FrameKind.DECODE,
+        layers=LayerRange(2, 4),
+        rows=tuple(RowRef(row, 1, positions[row]) for row in rows),
+        positions=positions,
+        active=rows,
+        tokens=(),
+        payload=kernels.pack(states, "bf16").data,
+        codec=CodecId.BF16,
+        shape=states.shape,
+        outgoing=CodecId.FP32,
+        loss=0.3,
+        loss_seed=7,
+    )
+    step.run(job, one, clock)
+    for position in (4, 9, 2):
+        np.testing.assert_array_equal(one.seen[position], whole[position])
+
+
+def test_losses_depend_on_seed_and_layer_boundary() -> None:
+    hidden = np.ones((10, HIDDEN), np.float32)
+    masks = [damaged(hidden, "fp32", start, 10, loss_seed=seed) for start, seed in ((2, 7), (3, 7), (2, 8))]
+    assert not any(np.array_equal(one, other) for one, other in combinations(masks, 2))
+    np.testing.assert_array_equal(damaged(hidden, "fp32", 2, 10, loss=0.0), hidden)
+    assert not damaged(hidden, "fp32", 2, 10, loss=1.0).any()
+
+
+def test_nothing_is_lost_on_the_way_into_the_source() -> None:
+    plain = step.run(prefill(outgoing=CodecId.FP32, choosers=()), executor(), clock)
+    lossy = step.run(prefill(outgoing=CodecId.FP32, choosers=(), loss=0.9), executor(), clock)
+    assert bytes(plain.payload) == bytes(lossy.payload)
 
 
 def test_the_clock_is_read_before_and_after() -> None:
