@@ -6,7 +6,6 @@ longer than one run, and what became ready meanwhile is chosen from.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import socket
@@ -21,10 +20,9 @@ from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Send
 from agent.errors import AgentError, BadMessage, ConfigError
 from agent.link_probe import LinkProbe
-from agent.loader import LoadedModel, load_model
 from agent.log import configure
-from agent.measuring import measure_device
-from agent.micro_batch import NOTHING_LOADED, ModelShape
+from agent.micro_batch import NOTHING_LOADED
+from agent.resident_model import ResidentModel
 from agent.stage import Stage
 from agent.wire import codec, messages
 from agent.wire.codec import CodecId, FrameKind
@@ -47,13 +45,11 @@ from agent.worker_channel import (
     ChannelClosed,
     Configure,
     Stop,
-    Superseded,
     ToWorker,
     WorkerChannel,
     WorkerReady,
     WorkerTick,
 )
-from planner.errors import PlannerError
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +73,8 @@ class Worker:
         self._plane.attach(self._coordinator)
         self._plane.register(channel.fileno())
         self._telemetry = TelemetryRecorder()
-        self._provider = "cpu"
+        self._model = ResidentModel(config, channel, lambda busy: self._report(time.monotonic(), busy))
         self._stage = self._empty_stage()
-        self._loaded: LoadedModel | None = None
         self._probe: LinkProbe | None = None
         self._emitted: list[messages.FromSource] = []
         """Events for the coordinator that have not left yet."""
@@ -95,8 +90,8 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the supervisor says stop or is gone."""
-        self._provider = _probe(self._config)
-        self._channel.send(WorkerReady(self._plane.endpoint, self._provider))
+        self._model.provider = _probe(self._config)
+        self._channel.send(WorkerReady(self._plane.endpoint, self._model.provider))
         try:
             wait_ms = 0
             while not self._stopping:
@@ -234,8 +229,7 @@ class Worker:
         refused = self._plane.handshakes_refused
         self._telemetry.add("handshakes_refused", refused - self._handshakes_refused)
         self._handshakes_refused = refused
-        resident = self._loaded.memory_bytes if self._loaded else 0
-        self._channel.send(WorkerTick(self._tick, busy, resident, self._telemetry.snapshot()))
+        self._channel.send(WorkerTick(self._tick, busy, self._model.memory_bytes, self._telemetry.snapshot()))
 
     # --- effects ---
 
@@ -274,13 +268,13 @@ class Worker:
         self._emitted.clear()
 
     def _run_job(self, job: Job) -> None:
-        if self._loaded is None:
-            return
+        executor = self._model.executor
+        assert executor is not None, "a stage without a model has no job"
         # A route of one has no moment in which another stage computes, and a chunk is long.
         if job.outgoing is CodecId.NONE or job.kind is FrameKind.PREFILL:
             self._emit()
         try:
-            outcome = step.run(job, self._loaded.executor, time.monotonic)
+            outcome = step.run(job, executor, time.monotonic)
         except Exception as problem:  # whatever the runtime raises costs this micro-batch, not the process
             logger.exception("run_failed", extra={"micro_batch": job.micro_batch, "step": job.step})
             self._perform(self._stage.on_compute_failed(job, problem))
@@ -290,59 +284,18 @@ class Worker:
     # --- models ---
 
     def _load(self, request: Load) -> None:
-        name = self._config.name
-        if self._loaded is not None and self._loaded.request == request:
-            self._channel.send(self._loaded_message(0.0))
+        if self._model.has(request):
+            self._model.tell_loaded(0.0)
             return
         self._unload()
-        started_s = time.monotonic()
-
-        def progress(done: int, total: int) -> None:
-            self._report(time.monotonic(), f"loading layers {done} of {total}")
-            self._channel.send(messages.LoadProgress(request.model, done, total))
-
-        try:
-            self._loaded = load_model(request, self._config, self._provider, progress)
-        except (AgentError, PlannerError) as problem:
-            self._failed("load", problem.code, str(problem))
-            return
-        except Exception as problem:  # a runtime that cannot load a graph must not take the device with it
-            logger.exception("load_failed", extra={"model": request.model})
-            self._failed("load", "load_failed", f"{type(problem).__name__}: {problem}")
-            return
-        executor = self._loaded.executor
-        shape = ModelShape(
-            executor.spec.num_layers, executor.spec.hidden_size, request.slots, request.context, executor.resident
-        )
-        self._stage = Stage(name, shape, self._telemetry, time.monotonic())
-        # What a loaded model consists of lives until it is unloaded: the collector need not look at it every time.
-        gc.collect()
-        gc.freeze()
-        self._channel.send(self._loaded_message(time.monotonic() - started_s))
+        if self._model.load(request):
+            self._stage = Stage(self._config.name, self._model.shape, self._telemetry, time.monotonic())
 
     def _measure_device(self, request: MeasureDevice) -> None:
-        """Nothing else is served meanwhile: it would spoil the numbers, a link's as well."""
+        """A link's measurement would spoil the numbers as well."""
         self._unload()
         self._end_probe()
-
-        def progress(what: str, done: int, total: int) -> None:
-            self._report(time.monotonic(), "measuring")
-            self._channel.send(messages.MeasureProgress(what, done, total))
-            self._channel.check_superseded()
-
-        try:
-            profile = measure_device(request, self._config, self._provider, progress)
-        except Superseded:
-            logger.warning("measurement_superseded", extra={"model": request.model})
-        except ChannelClosed:
-            raise
-        except (AgentError, PlannerError) as problem:
-            self._failed("measure-device", problem.code, str(problem))
-        except Exception as problem:  # as for a load
-            logger.exception("measuring_failed", extra={"model": request.model})
-            self._failed("measure-device", "measuring_failed", f"{type(problem).__name__}: {problem}")
-        else:
-            self._channel.send(messages.DeviceMeasured(request.request, profile))
+        self._model.measure(request)
 
     def _measure_link(self, request: MeasureLink) -> None:
         """Begins; the loop's events carry it on. A newer request takes an older one's place."""
@@ -356,25 +309,10 @@ class Worker:
             self._plane.disconnect(self._probe.connection)
             self._probe = None
 
-    def _failed(self, request: str, code: str, problem: str) -> None:
-        logger.error("request_failed", extra={"request": request, "code": code, "problem": problem})
-        self._channel.send(Failed(request, code, f"{self._config.name}: {problem[: codec.MAX_DETAIL]}"))
-
-    def _loaded_message(self, seconds: float) -> messages.Loaded:
-        assert self._loaded is not None
-        request = self._loaded.request
-        return messages.Loaded(
-            request.model, request.digest, self._loaded.memory_bytes, seconds, self._loaded.batch_invariant
-        )
-
     def _unload(self) -> None:
         self._perform(self._stage.close_all())
         self._stage = self._empty_stage()
-        if self._loaded is not None:
-            self._loaded.executor.close()
-            self._loaded = None
-            gc.unfreeze()
-            gc.collect()
+        self._model.unload()
 
 
 def _probe(config: AgentConfig) -> str:
