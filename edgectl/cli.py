@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from agent.errors import AgentError
+from edgectl.commands.bench import app as bench_app
 from edgectl.commands.generate import generate
 from edgectl.commands.init import add_device, init
 from edgectl.commands.plan import plan
@@ -68,6 +69,7 @@ device_app.command("add")(add_device)
 app.add_typer(device_app, name="device")
 app.add_typer(profile_app, name="profile")
 app.add_typer(reproduce_app, name="reproduce")
+app.add_typer(bench_app, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

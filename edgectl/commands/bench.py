@@ -1,0 +1,78 @@
+"""`edgectl bench`: run something and measure it. One module per command; `edgeshard` is here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Run a cluster or a load and measure it.")
+
+ELSEWHERE = ("serve", "netns")
+"""Commands of modules of their own, `edgectl.commands.bench_<name>`."""
+
+
+@app.callback()
+def _group() -> None:
+    """Run a cluster or a load and measure it."""
+
+
+@app.command()
+def edgeshard(
+    *,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(help='Only rows with all these words, like "7b edgeshard ms_per_token"; may be given again.'),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long a row runs, about.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one line of JSON on stdout.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON to.", show_default=False)] = None,
+    list_rows: Annotated[bool, typer.Option("--list", help="Only name the rows that fit.")] = False,
+) -> None:
+    """EdgeShard's 15 devices (arXiv 2405.14371) as 15 agents that take its times: Table IV, predicted and measured."""
+    import json
+    import tempfile
+
+    from agent.errors import ConfigError
+    from edgectl.edgeshard_bench import row_name, run_edgeshard, runnable
+    from edgectl.edgeshard_report import describe_edgeshard, edgeshard_as_json
+    from edgectl.failures import ExitCode
+    from edgectl.local_processes import ProcessFailed
+    from edgectl.output import CommandFailure, emit, emit_json, say
+    from planner.reproduction import table_iv
+
+    chosen = runnable(table_iv(), rows or ())
+    if not chosen:
+        raise typer.BadParameter(f"no row that fits is called {' or '.join(rows or ())}; --list names them")
+    if list_rows:
+        emit("\n".join(map(row_name, chosen)))
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgectl-bench-") as directory:
+            measured = run_edgeshard(Path(directory), chosen, seconds, say)
+    except ProcessFailed as problem:
+        raise CommandFailure(ExitCode.FAILURE, str(problem)) from problem
+    found = edgeshard_as_json(measured)
+    if out is not None:
+        try:
+            out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        except OSError as problem:
+            raise ConfigError(f"{out}: cannot be written: {problem.strerror}") from problem
+        say(f"wrote {out}")
+    if as_json:
+        emit_json(found)
+    else:
+        emit(describe_edgeshard(measured))
+
+
+def _add_commands_of_their_own() -> None:
+    for name in ELSEWHERE:
+        module = f"edgectl.commands.bench_{name}"
+        if find_spec(module) is not None:
+            app.command(name)(getattr(import_module(module), f"bench_{name}"))
+
+
+_add_commands_of_their_own()
