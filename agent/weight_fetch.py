@@ -11,12 +11,22 @@ Rules
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
 
 from agent.errors import WeightsUnavailable
+from agent.fetch_state import (
+    BACK_OFF_S,
+    LONGEST_BACK_OFF_S,
+    ON_DISK,
+    Arrival,
+    Ask,
+    Item,
+    ItemState,
+    PartState,
+    SourceState,
+)
 from agent.wire.bulk import MAX_CHUNK_BYTES
 
 COORDINATOR = ""
@@ -35,93 +45,21 @@ CONNECT_S = 1.0
 """How long peers may take to connect before the coordinator is asked in their place."""
 PATIENCE_S = 30.0
 """A chunk that takes longer is asked of another source that has nothing to do, though its own be alive."""
-BACK_OFF_S = 5.0
-LONGEST_BACK_OFF_S = 60.0
-"""A silent source is asked again after the first, doubling up to the second."""
 LATER_S = 0.5
 """After "it is being made": a layer takes a second or so."""
 GIVE_UP_S = 120.0
 """Without an answer from any source."""
 MAX_TRIES = 3
 """Times the coordinator may give a tensor that does not match, or refuse a part, before that is final."""
-ON_DISK = "what was fetched before"
-
-
-class Item(NamedTuple):
-    """A tensor as the manifest tells of it."""
-
-    name: str
-    size_bytes: int
-
-
-class Ask(NamedTuple):
-    """A request to send. `item` is empty for the manifest."""
-
-    source: str
-    number: int
-    part: str
-    item: str
-    offset: int
-    length: int
-
-
-class Arrival(NamedTuple):
-    """Bytes that were wanted: to be kept by the caller."""
-
-    part: str
-    item: str
-    offset: int
-    is_complete: bool
-    """All bytes of the item are there: now `open_part`, or `judge` for a tensor."""
-
-
-@dataclass(slots=True)
-class _Item:
-    size_bytes: int
-    todo: list[int]
-    """Numbers of chunks to be asked for, the next one last."""
-    missing: int
-    """Chunks that have not arrived."""
-    owner: str | None = None
-    contributors: set[str] = field(default_factory=set)
-    avoided: set[str] = field(default_factory=set)
-    """Sources that took too long for it, while another one had nothing to do."""
-    tries: int = 0
-    """How often it did not match, or a source did not have it."""
-
-
-@dataclass(slots=True)
-class _Part:
-    items: dict[str, _Item] | None = None
-    """None until the manifest is there."""
-    manifest_bytes: int = 0
-    """Of the manifest, so far."""
-    manifest_asked: bool = False
-    not_before_s: dict[str, float] = field(default_factory=dict)
-    lacking: set[str] = field(default_factory=set)
-    """Sources that do not have this part."""
-    refusals: int = 0
-
-
-@dataclass(slots=True)
-class _Source:
-    connected: bool = False
-    trusted: bool = True
-    heard_s: float = 0.0
-    resting_until_s: float = float("-inf")
-    back_off_s: float = BACK_OFF_S
-    asked: dict[int, tuple[Ask, float]] = field(default_factory=dict)
-    """By number: what it owes, and since when."""
-    problem: str = "does not answer"
 
 
 class FetchCore:
     """Parts wanted, in order; sources; and what is under way. `now` is seconds of a monotonic clock."""
 
     def __init__(self, parts: Sequence[str], peers: Iterable[str], now: float) -> None:
-        self._waiting = list(reversed(parts))
-        self._open: dict[str, _Part] = {}
-        self._sources = {name: _Source(heard_s=now) for name in (*peers, COORDINATOR)}
+        self._waiting = deque(parts)
+        self._open: dict[str, PartState] = {}
+        self._sources = {name: SourceState(heard_s=now) for name in (*peers, COORDINATOR)}
         self._number = 0
         self._began_s = now
         self._alive_s = now
@@ -131,6 +69,11 @@ class FetchCore:
     @property
     def is_done(self) -> bool:
         return not self._waiting and not self._open
+
+    def want(self, parts: Iterable[str], now: float) -> None:
+        """These parts as well."""
+        self._waiting.extend(parts)
+        self._alive_s = now
 
     # --- what happens ---
 
@@ -196,12 +139,11 @@ class FetchCore:
         opened.items = {}
         complete = []
         for name, size_bytes in items:
-            chunks = range(-(-size_bytes // MAX_CHUNK_BYTES))
-            there = set(have.get(name, ()))
-            todo = [number for number in reversed(chunks) if number not in there]
-            opened.items[name] = _Item(size_bytes, todo, len(todo), contributors={ON_DISK} if there else set())
-            if not todo:
+            opened.items[name] = ItemState.of(size_bytes, have.get(name, ()))
+            if not opened.items[name].missing:
                 complete.append(name)
+        if not opened.items:
+            del self._open[part]
         return complete
 
     def judge(self, part: str, name: str, matches: bool) -> str:
@@ -217,10 +159,7 @@ class FetchCore:
             if not opened.items:
                 del self._open[part]
             return ""
-        item.tries += 1
-        blamed = sorted(item.contributors)
-        item.todo = list(reversed(range(-(-item.size_bytes // MAX_CHUNK_BYTES))))
-        item.missing, item.owner, item.contributors = len(item.todo), None, set()
+        blamed = item.start_over()
         text = f"{part}: {name} from {_listed(blamed)} does not match its digest"
         if len(blamed) == 1 and blamed[0] in self._sources and blamed[0] != COORDINATOR:
             self._distrust(blamed[0])
@@ -236,7 +175,7 @@ class FetchCore:
         """Requests to send now. Raises WeightsUnavailable when no source has answered for GIVE_UP_S."""
         self._on_time(now)
         while self._waiting and len(self._open) < PARTS_AHEAD:
-            self._open[self._waiting.pop()] = _Part()
+            self._open[self._waiting.popleft()] = PartState()
         found: list[Ask] = []
         # Peers before the coordinator, which looks at what they leave.
         for name, state in self._sources.items():
@@ -252,7 +191,7 @@ class FetchCore:
         self._sources[ask.source].asked.pop(ask.number, None)
         self._put_back(ask, ask.source)
 
-    def _may_ask(self, state: _Source, now: float) -> bool:
+    def _may_ask(self, state: SourceState, now: float) -> bool:
         return state.connected and state.trusted and now >= state.resting_until_s and len(state.asked) < IN_FLIGHT
 
     def _choose(self, source: str, now: float) -> Ask | None:
@@ -271,14 +210,11 @@ class FetchCore:
             else:
                 owned = part.items
             for key, item in owned.items():
-                if item.todo and item.owner in (None, source) and source not in item.avoided:
-                    item.owner = source
-                    number = item.todo.pop()
-                    offset = number * MAX_CHUNK_BYTES
-                    return self._ask(source, name, key, offset, min(MAX_CHUNK_BYTES, item.size_bytes - offset))
+                if (chunk := item.next_chunk(source)) is not None:
+                    return self._ask(source, name, key, *chunk)
         return None
 
-    def _left_to_peers(self, part: _Part, now: float) -> bool:
+    def _left_to_peers(self, part: PartState, now: float) -> bool:
         """Whether peers give this part fast enough."""
         for name, state in self._sources.items():
             if name == COORDINATOR or not state.trusted or name in part.lacking or now < state.resting_until_s:
@@ -320,7 +256,7 @@ class FetchCore:
             self._put_back(ask, ask.source)
             item.avoided.add(ask.source)
 
-    def _on_manifest(self, ask: Ask, part: _Part, size_bytes: int, total_bytes: int) -> Arrival | None:
+    def _on_manifest(self, ask: Ask, part: PartState, size_bytes: int, total_bytes: int) -> Arrival | None:
         part.manifest_asked = False
         if total_bytes > MAX_MANIFEST_BYTES:
             raise WeightsUnavailable(f"{ask.part}: manifest of {total_bytes} bytes, at most {MAX_MANIFEST_BYTES}")
@@ -330,12 +266,12 @@ class FetchCore:
             part.manifest_asked = True  # Until `open_part`.
         return Arrival(ask.part, "", ask.offset, is_complete)
 
-    def _heard(self, source: str, now: float) -> _Source:
+    def _heard(self, source: str, now: float) -> SourceState:
         state = self._sources[source]
         state.heard_s = self._alive_s = now
         return state
 
-    def _release(self, state: _Source) -> None:
+    def _release(self, state: SourceState) -> None:
         """Ask others for what this source owes, and let them have its tensors."""
         for ask, _ in state.asked.values():
             self._put_back(ask, ask.source)
@@ -351,18 +287,14 @@ class FetchCore:
         if not ask.item:
             part.manifest_asked = False
         elif part.items is not None and ask.item in part.items:
-            item = part.items[ask.item]
-            item.todo.append(ask.offset // MAX_CHUNK_BYTES)
-            item.todo.sort(reverse=True)
-            if item.owner == source:
-                item.owner = None
+            part.items[ask.item].put_back(ask.offset, source)
 
-    def _lacks(self, source: str, ask: Ask, part: _Part, detail: str) -> None:
+    def _lacks(self, source: str, ask: Ask, part: PartState, detail: str) -> None:
         """A peer is not asked for this part again; the coordinator, which makes parts, some times more."""
         self._sources[source].problem = detail
         if source != COORDINATOR:
             part.lacking.add(source)
-            self._disown(source, part)
+            part.disown(source)
             return
         part.refusals += 1
         if part.refusals >= MAX_TRIES:
@@ -376,12 +308,7 @@ class FetchCore:
         state.problem = "gave bytes that do not match their digest"
         self._release(state)
         for part in self._open.values():
-            self._disown(source, part)
-
-    def _disown(self, source: str, part: _Part) -> None:
-        for item in (part.items or {}).values():
-            if item.owner == source and item.todo:
-                item.owner = None
+            part.disown(source)
 
     def _problems(self) -> str:
         return "; ".join(f"{_name(name)} {state.problem}" for name, state in self._sources.items())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from agent.errors import WeightsUnavailable
+from agent.fetch_state import Ask, Item
 from agent.weight_fetch import (
     COORDINATOR,
     GIVE_UP_S,
@@ -22,9 +23,7 @@ from agent.weight_fetch import (
     MAX_TRIES,
     PARTS_AHEAD,
     SILENCE_S,
-    Ask,
     FetchCore,
-    Item,
 )
 from agent.wire.bulk import MAX_CHUNK_BYTES
 
