@@ -1,0 +1,302 @@
+"""A load's report: one JSON document, and the same as text for a terminal.
+
+Quantities have the names of `edgectl plan`: ms_per_token, time_to_first_token_ms, tokens_per_s, joules_per_token. What
+is unknown is null, with the reason beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edgectl.load_client import Offer
+from edgectl.load_stages import between, stages_of, token_time_of
+from edgectl.load_summary import PERCENTS, Objectives, Outcome, summary, timeline
+from edgectl.load_target import View
+from edgectl.output import table
+
+SCHEMA = 1
+NO_POWER = "agents report no power while they serve"
+LATE_MS = 10.0
+BUSY_SHARE = 0.5
+"""A generator that is later or busier than this may measure itself."""
+SECRETS = ("--api-key",)
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A load that was offered."""
+
+    url: str
+    offer: Offer
+    warm_up: int
+    objectives: Objectives
+    outcomes: Sequence[Outcome]
+    before: View
+    after: View
+    cpu_s: float
+    """Processor time the generator itself took."""
+
+
+def document(ran: Ran, command: Sequence[str], now: datetime, *, detailed: bool = False) -> Json:
+    """The whole report; `detailed` adds one object per session. Raises ValueError when no session is counted."""
+    outcomes = ran.outcomes
+    wall_s = max(o.ended_s for o in outcomes) - min(o.due_s for o in outcomes) if outcomes else 0.0
+    added = between(ran.before.totals, ran.after.totals)
+    unknown = ran.before.unknown or ran.after.unknown
+    whole: Json = {
+        "schema": SCHEMA,
+        "benchmark": "edgectl bench serve",
+        "command": redacted(command),
+        "date": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "version": version("edgectl"),
+        "machine": machine(),
+        "url": ran.url,
+        "model": ran.before.model,
+        "plan": ran.before.status.get("plan"),
+        "load": load_as_json(ran.offer),
+        **summary(outcomes, ran.warm_up, ran.objectives),
+        "joules_per_token": None,
+        "joules_per_token_unknown": unknown or NO_POWER,
+        "predicted": _predicted(ran.after.status),
+        "stages": stages_of(added, wall_s),
+        "token_time": token_time_of(added),
+        "stages_unknown": unknown or None,
+        "generator_cpu_share": round(ran.cpu_s / wall_s, 4) if wall_s > 0 else None,
+        "timeline": timeline(outcomes),
+    }
+    if detailed:
+        whole["detail"] = [_session(outcome, min(o.due_s for o in outcomes)) for outcome in outcomes]
+    return whole
+
+
+def describe(report: Json) -> str:
+    """The report as text."""
+    parts = (
+        _headline(report),
+        _latencies(report),
+        _rates(report),
+        _prediction(report),
+        _keys(report),
+        _stages(report),
+        _token_time(report),
+        "\n".join(_notes(report)),
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def machine() -> Json:
+    """What the generator ran on; the devices may be others."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def redacted(command: Sequence[str]) -> str:
+    """The command without its secrets."""
+    words = []
+    hide = False
+    for word in command:
+        option, equals, _ = word.partition("=")
+        words.append("…" if hide else f"{option}=…" if equals and option in SECRETS else word)
+        hide = word in SECRETS
+    return " ".join(words)
+
+
+def load_as_json(offer: Offer) -> Json:
+    """What was offered, enough to offer it again."""
+    load = offer.load
+    return {
+        "loop": "open" if load.is_open else "closed",
+        "rate_per_s": load.rate_per_s,
+        "arrivals": load.arrivals if load.is_open else None,
+        "concurrency": load.concurrency,
+        "sessions": offer.sessions,
+        "seconds": offer.seconds,
+        "prompt_tokens": str(load.prompt),
+        "output_tokens": str(load.output),
+        "vocabulary": load.vocabulary,
+        "cancel_share": load.cancel_share,
+        "keys": load.keys,
+        "retries": offer.retries,
+        "seed": load.seed,
+    }
+
+
+def _predicted(status: Json) -> Json | None:
+    """What the plan that is served expects; null where serve made it without times."""
+    predicted = status.get("predicted")
+    if not isinstance(predicted, dict):
+        return None
+    return {name: value for name, value in predicted.items() if name != "measured_over_predicted"}
+
+
+def _session(outcome: Outcome, begin_s: float) -> Json:
+    return {
+        "number": outcome.number,
+        "key": outcome.key,
+        "due_s": round(outcome.due_s - begin_s, 6),
+        "late_ms": _rounded(1e3 * (outcome.sent_s - outcome.due_s)),
+        "prompt_tokens": outcome.prompt_tokens,
+        "tokens": outcome.tokens,
+        "end": outcome.end,
+        "problem": outcome.problem,
+        "tries": outcome.tries,
+        "time_to_first_token_ms": _rounded(outcome.time_to_first_token_ms),
+        "ms_per_token": _rounded(outcome.ms_per_token),
+        "end_to_end_ms": _rounded(outcome.end_to_end_ms),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else round(value, 3)
+
+
+def _headline(report: Json) -> str:
+    load, sessions = report["load"], report["sessions"]
+    how = (
+        f"open loop, {load['rate_per_s']:g} sessions/s ({load['arrivals']})"
+        if load["loop"] == "open"
+        else f"closed loop, {load['concurrency']} at a time"
+    )
+    ends = [f"{sessions[end]} {end}" for end in ("completed", "cancelled", "refused", "failed") if sessions[end]]
+    lines = [
+        f"{report['model']} at {report['url']}: {how}, seed {load['seed']}",
+        f"prompts of {load['prompt_tokens']} tokens, answers of {load['output_tokens']}",
+        f"{sessions['offered']} sessions in {report['seconds']:.1f} s after {sessions['warm_up']} of warm-up: "
+        + ", ".join(ends),
+    ]
+    lines += [f"  {count} × {problem}" for problem, count in report["problems"].items()]
+    return "\n".join(lines)
+
+
+def _latencies(report: Json) -> str:
+    names = {
+        "time_to_first_token_ms": "ms to the first token",
+        "ms_per_token": "ms per token",
+        "ms_between_tokens": "ms between tokens",
+        "end_to_end_ms": "ms end to end",
+    }
+    columns = ("mean", *(f"p{percent}" for percent in PERCENTS), "max")
+    rows = []
+    for name, label in names.items():
+        found = report[name]
+        cells = ["-"] * 6 if found is None else [*(f"{found[c]:,.2f}" for c in columns), str(found["samples"])]
+        rows.append((label, *cells))
+    return table(("", *columns, "samples"), rows)
+
+
+def _rates(report: Json) -> str:
+    goodput = report["goodput"]
+    wanted = [
+        f"{what} ≤ {goodput[name]:g} ms"
+        for what, name in (("first token", "slo_ttft_ms"), ("each token", "slo_tpot_ms"))
+        if goodput[name] is not None
+    ]
+    share = "-" if goodput["share"] is None else f"{goodput['share']:.1%}"
+    good = f"goodput {_number(goodput['sessions_per_s'])} sessions/s, {share} met {' and '.join(wanted)}"
+    rates = f"{_number(report['tokens_per_s'])} tokens/s, {_number(report['steady_tokens_per_s'])} while sessions came"
+    return f"{rates}, {_number(report['sessions_per_s'])} sessions/s" + (f"\n{good}" if wanted else "")
+
+
+def _prediction(report: Json) -> str:
+    predicted = report["predicted"]
+    if not predicted:
+        return ""
+    rows = []
+    for name, label, measured in (
+        ("ms_per_token", "ms per token", (report["ms_per_token"] or {}).get("p50")),
+        ("time_to_first_token_ms", "ms to the first token", (report["time_to_first_token_ms"] or {}).get("p50")),
+        ("tokens_per_s", "tokens/s", report["steady_tokens_per_s"] or report["tokens_per_s"]),
+    ):
+        expected = predicted.get(name)
+        if isinstance(expected, (int, float)) and expected > 0 and measured is not None:
+            rows.append((label, f"{expected:,.2f}", f"{measured:,.2f}", f"{measured / expected - 1:+.1%}"))
+    return table(("", "predicted", "measured", "off by"), rows) if rows else ""
+
+
+def _keys(report: Json) -> str:
+    if len(report["by_key"]) < 2:
+        return ""
+    rows = [
+        (
+            str(each["key"]),
+            *(str(each[name]) for name in ("offered", "completed", "refused", "failed")),
+            _number(each["tokens_per_s"]),
+            *(_number((each[name] or {}).get("p99")) for name in ("time_to_first_token_ms", "ms_per_token")),
+        )
+        for each in report["by_key"]
+    ]
+    header = ("key", "offered", "completed", "refused", "failed", "tokens/s", "p99 first token ms", "p99 ms per token")
+    return table(header, rows)
+
+
+def _stages(report: Json) -> str:
+    if not report["stages"]:
+        return f"what the devices did is not known: {report['stages_unknown'] or 'they counted nothing'}"
+    rows = [
+        (
+            stage["device"],
+            *(
+                "-" if stage[name] is None else f"{100 * stage[name]:.1f}"
+                for name in ("utilization", "decode_utilization", "prefill_utilization")
+            ),
+            *(_number(stage[name]) for name in ("compute_ms", "wait_ms", "prefill_compute_ms", "prefill_wait_ms")),
+            _number(stage["bytes_per_token"], 0),
+        )
+        for stage in report["stages"]
+    ]
+    header = ("device", "busy %", "decode", "prefill", "compute ms", "wait ms", "chunk ms", "chunk wait ms", "bytes")
+    return table(header, rows)
+
+
+def _token_time(report: Json) -> str:
+    spent = report["token_time"]
+    if spent is None:
+        return ""
+    parts = (
+        ("compute", "compute_ms"),
+        ("waiting for a device", "wait_ms"),
+        ("wires", "wire_ms"),
+        ("overhead behind the source", "overhead_ms"),
+        ("at the source", "source_ms"),
+    )
+    words = " + ".join(f"{_number(spent[name])} {what}" for what, name in parts)
+    return f"a step of {_number(spent['step_ms'])} ms = {words}; {spent['tokens_per_round']:g} tokens per step"
+
+
+def _notes(report: Json) -> list[str]:
+    notes = [f"J per token: None ({report['joules_per_token_unknown']})"]
+    late, share = report["late_ms"], report["generator_cpu_share"]
+    if share is not None and late is not None:
+        notes.append(f"generator: {100 * share:.0f} % of a core, sessions sent {late['p99']:.1f} ms late (p99)")
+        if late["p99"] > LATE_MS or share > BUSY_SHARE:
+            notes.append("note: the generator was late or busy itself; its times contain that")
+    first = report["time_to_first_token_ms"]
+    if first is not None and first["samples"] < 100:
+        notes.append(f"note: p99 of {first['samples']} samples lies between the two slowest")
+    if report["sessions"]["short"]:
+        notes.append(f"note: {report['sessions']['short']} answers ended before their length")
+    return notes
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
