@@ -14,6 +14,8 @@ from edgectl.output import CommandFailure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LEAST_MS = 0.1
+"""Two chunks that were read at once have no time between them, and a logarithm no zero."""
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44")
 """Told apart by people who see few colours (Paul Tol's bright scheme)."""
 
@@ -56,13 +58,17 @@ def plot_load(report: dict[str, Any], counted: Sequence[Outcome], path: Path) ->
 
 
 def _draw_shares(axes: Axes, what: dict[str, list[float | None]], objective_ms: float | None) -> None:
+    from matplotlib.ticker import LogFormatter
+
     for (label, found), colour in zip(what.items(), _COLOURS, strict=False):
-        samples = [max(sample, 1e-3) for sample in found if sample is not None]
+        samples = [max(sample, LEAST_MS) for sample in found if sample is not None]
         if samples:
             axes.step(*steps_of(samples), where="post", label=label, color=colour)
     if objective_ms is not None:
         axes.axvline(objective_ms, color="#bbbbbb", linestyle="--", label="objective")
     axes.set_xscale("log")
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which(LogFormatter(minor_thresholds=(2, 0.6)))
     axes.set_ylim(0, 1)
     axes.set_xlabel("ms")
     axes.set_ylabel("share of samples at most so long")

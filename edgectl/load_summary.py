@@ -157,24 +157,30 @@ def gaps_ms(outcome: Outcome) -> list[float]:
 
 
 def timeline(outcomes: Sequence[Outcome]) -> list[Json]:
-    """tokens/s and sessions open per interval, from the first due time on; intervals of 1 s or longer."""
+    """tokens/s and sessions open (means) per interval from the first due time on; intervals of 1 s or longer."""
     if not outcomes:
         return []
     begin_s = min(outcome.due_s for outcome in outcomes)
     seconds = max(outcome.ended_s for outcome in outcomes) - begin_s
     width_s = max(1.0, math.ceil(seconds / MOST_POINTS))
-    points = max(1, math.ceil(seconds / width_s))
+    edges_s = [at * width_s for at in range(max(1, math.ceil(seconds / width_s)))] + [seconds]
     arrivals = sorted(moment - begin_s for outcome in outcomes for moment in _moments(outcome))
-    dues = sorted(outcome.due_s - begin_s for outcome in outcomes)
-    ends = sorted(outcome.ended_s - begin_s for outcome in outcomes)
-    return [
-        {
-            "s": at * width_s,
-            "tokens_per_s": round(_between(arrivals, at * width_s, (at + 1) * width_s) / width_s, 3),
-            "open": bisect_left(dues, (at + 1) * width_s) - bisect_left(ends, at * width_s),
-        }
-        for at in range(points)
-    ]
+    open_s = [0.0] * (len(edges_s) - 1)
+    for outcome in outcomes:
+        due_s, end_s = outcome.due_s - begin_s, outcome.ended_s - begin_s
+        for at in range(min(int(due_s / width_s), len(open_s) - 1), len(open_s)):
+            if edges_s[at] > end_s:
+                break
+            open_s[at] += max(0.0, min(end_s, edges_s[at + 1]) - max(due_s, edges_s[at]))
+    points: list[Json] = []
+    for at, (left_s, right_s) in enumerate(pairwise(edges_s)):
+        last = at + 2 == len(edges_s)
+        tokens = _between(arrivals, left_s, math.inf if last else right_s)
+        width_s = max(right_s - left_s, 1e-9)
+        points.append(
+            {"s": round(left_s, 3), "tokens_per_s": round(tokens / width_s, 3), "open": round(open_s[at] / width_s, 3)}
+        )
+    return points
 
 
 def most_open(outcomes: Sequence[Outcome]) -> int:

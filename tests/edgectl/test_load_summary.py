@@ -137,8 +137,14 @@ def test_a_timeline_loses_no_token(sessions: list[tuple[float, float, int]]) -> 
     outcomes = [session(n, due, due + first, tokens, 0.05) for n, (due, first, tokens) in enumerate(sessions)]
     points: list[Any] = timeline(outcomes)
     assert [point["s"] for point in points] == [float(at) for at in range(len(points))]
-    assert sum(point["tokens_per_s"] for point in points) == pytest.approx(sum(o.tokens for o in outcomes), abs=0.1)
-    assert max(point["open"] for point in points) >= most_open(outcomes)
+    seconds = max(o.ended_s for o in outcomes) - min(o.due_s for o in outcomes)
+    widths = [1.0] * (len(points) - 1) + [seconds - (len(points) - 1)]
+    tokens = sum(point["tokens_per_s"] * width for point, width in zip(points, widths, strict=True))
+    assert tokens == pytest.approx(sum(o.tokens for o in outcomes), abs=0.1)
+    # Little's law: sessions open on average are the time all of them took over the whole.
+    opened = sum(point["open"] * width for point, width in zip(points, widths, strict=True))
+    assert opened == pytest.approx(sum(o.ended_s - o.due_s for o in outcomes), abs=0.1)
+    assert max(point["open"] for point in points) <= most_open(outcomes) + 1e-3
 
 
 def test_a_long_timeline_has_longer_intervals() -> None:
