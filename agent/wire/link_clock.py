@@ -12,9 +12,9 @@ from collections.abc import Callable
 from agent.errors import ConfigError
 from agent.wire.addresses import LinkShape
 
-MAX_DELAY_MS = 60_000.0
+MAX_DELAY_MS = 60_000
 """Of latency and jitter: beyond what connects two devices of a route, whose answers are late after 10 s."""
-MAX_BYTES_PER_S = 1e12
+MAX_BYTES_PER_S = 10**12
 MAX_BURST_BYTES = 1 << 40
 
 

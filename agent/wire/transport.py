@@ -37,11 +37,15 @@ CONNECT_MS = 600
 """An attempt to connect is given up after this, and the next one made after RECONNECT_MS_MAX at most: however long a
 link was silent, less than a second passes from its return to the next SYN. The kernel's own attempts are as much as
 32 s apart. A link whose round trip takes longer connects nobody."""
+UNACKNOWLEDGED_MS = 1500
+"""TCP's user timeout (RFC 5482): a connection whose bytes nobody has acknowledged for this long is given up. The kernel
+sends again what was lost 0.2, 0.6, 1.4 and 3.0 s after: until 1.5 s it recovers by itself within a second of a link's
+return, from then on a new connection does. A slow link is not a silent one: its acknowledgements keep coming."""
 HEARTBEAT_MS = 500
-HEARTBEAT_TIMEOUT_MS = 3000
-"""Finds a peer that lost power or its link, after 3 to 3.5 s; one that hangs is found by its missing ticks and
-answers. The kernel sends again what was lost 0.2, 0.6, 1.4, 3.0 and 6.2 s after: until 3 s a connection recovers sooner
-by itself, from then on a new one does."""
+HEARTBEAT_TIMEOUT_MS = 10_000
+"""Heartbeats give both kernels something to acknowledge. They wait behind a frame that is being sent, so the timeout is
+the longest that one may take: it finds what answers for a peer and is not it. A peer that hangs is found by its missing
+ticks and answers."""
 HANDSHAKE_MS = 5000
 """A connection that does not prove its key by then is closed."""
 
@@ -84,6 +88,7 @@ def _configure(socket: Socket, limits: Limits) -> None:
     socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
+    socket.setsockopt(zmq.TCP_MAXRT, UNACKNOWLEDGED_MS)
     # Every device starts at its own interval, so that a restarted coordinator does not meet all of them at once.
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS + secrets.randbelow(RECONNECT_MS // 4))
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX)

@@ -110,8 +110,7 @@ def test_a_session_goes_on_when_its_links_are_back(tmp_path: Path) -> None:
             stalled, late_s = await stalled_session(coordinator, proxies, "stalled")
             assert await coordinator.next(SessionEnded) == SessionEnded("stalled", "length", TOKENS)
             assert stalled == calm
-            print(f"{late_s:.3f} s after the links' return; connections {[proxy.accepted for proxy in proxies]}")
+            print(f"{late_s:.3f} s after the links' return")
             assert late_s < RESUMES_S
-            assert all(proxy.accepted > 1 for proxy in proxies), "new connections"
 
     asyncio.run(everything())

@@ -88,7 +88,7 @@ def test_a_link_that_lost_everything_for_5_s_is_used_again_within_one() -> None:
         stalled_s = time.monotonic()
         here.send("there", [b"", b"lost"])
         assert here.poll(4500) == [Disconnected("there")]
-        assert 2.5 < time.monotonic() - stalled_s < 4.0
+        assert 1.0 < time.monotonic() - stalled_s < 3.0
         assert here.poll(int(1e3 * (stalled_s + STALL_S - time.monotonic()))) == []
         space.resume("d1")
         returned_s = time.monotonic()

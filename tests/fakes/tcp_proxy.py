@@ -19,7 +19,6 @@ class TcpProxy:
         self._target = (host, int(port))
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
-        self.accepted = 0
         self._others: dict[socket.socket, socket.socket] = {}
         self._goes = threading.Event()
         self._goes.set()
@@ -58,7 +57,6 @@ class TcpProxy:
                     self._forward(one)
 
     def _accept(self) -> None:
-        self.accepted += 1
         client, _ = self._listening.accept()
         try:
             server = socket.create_connection(self._target)
