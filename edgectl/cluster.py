@@ -5,7 +5,8 @@ Rules
    refused.
 2. A supervisor's first message is Hello, a worker's is WorkerHello, again after every reconnect. What comes on another
    connection is not used; where a second agent has a device's key, the one that came first is told so.
-3. Sessions live on one route. When a device of that route is lost or restarts, they fail with an error that names it.
+3. A session lives on one route. When a device of that route is lost or restarts, it fails with an error that names
+   the device; sessions of routes that avoid it go on.
 4. No sockets, no clock: `now` is seconds of a monotonic clock, everything to be done is returned as effects.
 """
 
@@ -43,11 +44,13 @@ from agent.wire.messages import (
     WorkerRestarted,
 )
 from edgectl.admission import displaced, refusal
+from edgectl.cluster_settings import ClusterSettings
 from edgectl.deploy import Deployment, Order, Phase, naming
-from edgectl.devices import DeviceEvent, DeviceTable
+from edgectl.devices import DeviceEvent, DeviceState, DeviceTable
 from edgectl.effects import Effect, Loading, Notice, Ready, Send, SendSource
-from edgectl.engine import EngineError, Health
+from edgectl.engine import ANYBODY, Claim, EngineError, Health
 from edgectl.epochs import Epochs
+from edgectl.routes import Seat
 from edgectl.sessions import SessionTable
 
 Inbound = Union[FromAgent, FromSource]
@@ -62,20 +65,32 @@ BREAKING_CODES = frozenset({"answer_timeout", "frame_refused", "unknown_micro_ba
 class Cluster:
     """Devices, the deployment on them, and the sessions on the deployment."""
 
-    def __init__(self, devices: Sequence[tuple[str, str]], order: Order, epochs: Epochs, version: str) -> None:
+    def __init__(
+        self,
+        devices: Sequence[tuple[str, str]],
+        order: Order,
+        epochs: Epochs,
+        version: str,
+        settings: ClusterSettings | None = None,
+    ) -> None:
+        self._settings = settings or ClusterSettings()
         self.devices = DeviceTable(devices)
-        self.deployment = Deployment(order, self.devices, epochs)
-        self.sessions = SessionTable()
+        self.deployment = Deployment(order, self.devices, epochs, self._settings)
+        self.sessions = SessionTable(self._settings)
         self._version = version
         self._alive_sent = float("-inf")
+        self._is_stopping = False
         self._unannounced: Ready | None = None
         """A plan that runs, but whose source's worker has not connected yet: it may be later than its supervisor."""
 
     @property
     def is_ready(self) -> bool:
         """Whether a session opened now would start."""
-        source = self.deployment.source
-        return self.deployment.phase is Phase.READY and source is not None and source.worker_origin is not None
+        return bool(self._seats())
+
+    def _seats(self) -> list[Seat]:
+        """Open micro-batches whose source can be told of sessions: its worker may connect later than its supervisor."""
+        return [seat for seat in self.deployment.seats() if self.devices[seat.source].worker_origin is not None]
 
     def on_message(self, origin: bytes, device: str, message: Inbound, now: float) -> list[Effect]:
         """One decoded message of the connection `origin`, whose key belongs to `device`."""
@@ -97,8 +112,7 @@ class Cluster:
         for record in self.devices.silent(now):
             effects.append(Notice("warning", f"{record.name} is lost: no heartbeat for {now - record.heard:.1f} s"))
             if self.deployment.uses(record.name):
-                effects += self._lose("device_lost", f"device {record.name} is lost")
-                effects += self.deployment.start_over()
+                effects += self._lose(record.name, "device_lost", f"device {record.name} is lost")
         effects += self.sessions.on_tick(now)
         if now - self._alive_sent >= ALIVE_INTERVAL_S:
             self._alive_sent = now
@@ -106,11 +120,11 @@ class Cluster:
             effects += [Send(origin, CoordinatorAlive()) for origin in workers]
         return self._resolve([*effects, *self._proceed(now)])
 
-    def open_session(self, opening: OpenSession, now: float) -> list[Effect]:
+    def open_session(self, opening: OpenSession, now: float, claim: Claim = ANYBODY) -> list[Effect]:
         """Queues a session. Raises EngineError: `no_agent`, `not_ready`, `queue_full`, or why the plan was refused."""
         if not self.is_ready:
             raise EngineError(self._why_not(), self.health().detail)
-        self.sessions.open(opening)
+        self.sessions.open(opening, claim, now)
         return self._resolve(self._proceed(now))
 
     def cancel(self, session: str, now: float) -> list[Effect]:
@@ -118,7 +132,8 @@ class Cluster:
         return self._resolve([*self.sessions.cancel(session, now), *self._proceed(now)])
 
     def shut_down(self, now: float) -> list[Effect]:
-        """Cancels every session and closes the micro-batch; the devices keep their layers."""
+        """Cancels every session and closes the micro-batches; the devices keep their layers."""
+        self._is_stopping = True
         effects = self._resolve(self.sessions.cancel_all(now))
         return [*effects, *self.deployment.close()]
 
@@ -131,7 +146,7 @@ class Cluster:
             detail = "ready"
         elif deployment.phase is Phase.REFUSED:
             detail = deployment.detail
-        elif deployment.phase is Phase.WAITING:
+        elif deployment.phase is Phase.WAITING or deployment.is_down():
             problems = [f"{name} ({self.devices[name].problem})" for name in missing if self.devices[name].problem]
             waited = ", ".join(problems or missing)
             detail = f"waiting for {waited}" if missing else "planning"
@@ -151,13 +166,15 @@ class Cluster:
             return [Send(origin, refused), Notice("error", f"{device} was refused: {refused.detail}")]
         if isinstance(message, WorkerHello):
             record.worker_origin = origin
-            resumed = self.sessions.resume(now) if self._is_source(device) else []
-            return [Send(origin, CoordinatorAlive()), *resumed]
-        welcome = Welcome(PROTOCOL_VERSION, self._version, self.devices.peers_of(device))
-        if self.is_ready and record.is_present and record.is_same_worker(message.worker):
+            return [Send(origin, CoordinatorAlive()), *self.sessions.resume(device, now)]
+        links = self._settings.links.get(device, ())
+        welcome = Welcome(PROTOCOL_VERSION, self._version, self.devices.peers_of(device), links)
+        if record.state is DeviceState.READY and record.is_same_worker(message.worker):
             self.devices.reconnected(origin, message, device, now)
-            return [Send(origin, welcome), Notice("info", f"{device} reconnected")]
-        lost = self._lose("device_lost", f"device {device} started again") if self.deployment.uses(device) else []
+            reopened = self.deployment.on_reconnected(device)
+            return [Send(origin, welcome), Notice("info", f"{device} reconnected"), *reopened]
+        uses = self.deployment.uses(device)
+        lost = self._lose(device, "device_lost", f"device {device} started again") if uses else []
         self.devices.hello(origin, message, device, now)
         connected = Notice("info", f"{device} connected")
         return [Send(origin, welcome), connected, *lost, *self.deployment.on_arrival(device, now)]
@@ -171,16 +188,20 @@ class Cluster:
     def _on_session_event(
         self, origin: bytes, device: str, event: TokenEvent | SessionEnded | SessionFailed, now: float
     ) -> list[Effect]:
-        if origin != self.devices[device].worker_origin or not self._is_source(device):
-            return []  # From a worker that is gone, or under way when the route moved to another source.
+        record = self.sessions.find(event.session)
+        if record is None or record.seat is None or record.seat.source != device:
+            return []  # Of a session that has ended, or from a device that is not its source.
+        if origin != self.devices[device].worker_origin:
+            return []  # From a worker that is gone.
+        micro_batch = record.seat.micro_batch
         if isinstance(event, TokenEvent):
-            self.deployment.on_progress()
+            self.deployment.on_progress(micro_batch)
             return self.sessions.on_token(event, now)
         if isinstance(event, SessionEnded):
             return self.sessions.on_ended(event, now)
         effects = self.sessions.on_failed(event)
-        if effects and event.code in BREAKING_CODES:
-            effects += self._break(device, self.deployment.micro_batch, event.code, event.detail)
+        if event.code in BREAKING_CODES:
+            effects += self._break(device, micro_batch, event.code, event.detail, now)
         return effects
 
     def _on_device_message(
@@ -197,7 +218,7 @@ class Cluster:
             record.heartbeat = message
             return []
         if isinstance(message, LoadProgress):
-            return [Loading(device, message.layers_done, message.layers_total)]
+            return [Loading(device, message.layers_done, message.layers_total, message.bytes_done, message.bytes_total)]
         if isinstance(message, Loaded):
             return self._on_loaded(device, message)
         if isinstance(message, MicroBatchOpened):
@@ -205,7 +226,7 @@ class Cluster:
         if isinstance(message, (MicroBatchClosed, MeasureProgress, DeviceMeasured, LinkMeasured)):
             return []  # Measurements are `edgectl profile`'s; they may come late, from one that was stopped.
         if isinstance(message, Failed):
-            return self._on_failed(device, message)
+            return self._on_failed(device, message, now)
         if isinstance(message, WorkerRestarted):
             return self._on_worker_restarted(device, message, now)
         assert_never(message)
@@ -220,15 +241,15 @@ class Cluster:
             return []
         return [Notice("warning", f"{device}: results depend on chunk sizes, so tokens may differ between runs")]
 
-    def _on_failed(self, device: str, failed: Failed) -> list[Effect]:
+    def _on_failed(self, device: str, failed: Failed, now: float) -> list[Effect]:
         if failed.request != "micro-batch":
-            return self.deployment.on_failed(device, failed)
-        return self._break(device, failed.micro_batch, failed.code, failed.detail)
+            return self.deployment.on_failed(device, failed, now)
+        return self._break(device, failed.micro_batch, failed.code, failed.detail, now)
 
-    def _break(self, device: str, micro_batch: int, code: str, detail: str) -> list[Effect]:
-        is_current = micro_batch == self.deployment.micro_batch
-        failed = self.sessions.fail_running(code, naming(device, detail)) if is_current else []
-        return [*failed, *self.deployment.on_broken(device, micro_batch, code, detail)]
+    def _break(self, device: str, micro_batch: int, code: str, detail: str, now: float) -> list[Effect]:
+        """Sessions of an older micro-batch have failed with it: nobody has a row under its number."""
+        failed = self.sessions.fail_running((micro_batch,), code, naming(device, detail))
+        return [*failed, *self.deployment.on_broken(device, micro_batch, code, detail, now)]
 
     def _on_worker_restarted(self, device: str, message: WorkerRestarted, now: float) -> list[Effect]:
         record = self.devices[device]
@@ -236,7 +257,7 @@ class Cluster:
         record.apply(DeviceEvent.WORKER_RESTARTED)
         effects: list[Effect] = [Notice("warning", f"{device}: its worker restarted: {message.cause}")]
         if self.deployment.uses(device):
-            effects += self._lose("worker_lost", f"the worker of {device} restarted: {message.cause}")
+            effects += self._lose(device, "worker_lost", f"the worker of {device} restarted: {message.cause}")
         return [*effects, *self.deployment.on_arrival(device, now)]
 
     def _why_not(self) -> str:
@@ -244,32 +265,34 @@ class Cluster:
         deployment = self.deployment
         if deployment.phase is Phase.REFUSED:
             return deployment.code
-        return "no_agent" if deployment.phase is Phase.WAITING and deployment.missing() else "not_ready"
+        is_waiting = deployment.phase is Phase.WAITING or deployment.is_down()
+        return "no_agent" if is_waiting and deployment.missing() else "not_ready"
 
-    def _is_source(self, device: str) -> bool:
-        source = self.deployment.source
-        return source is not None and source.name == device
-
-    def _lose(self, code: str, detail: str) -> list[Effect]:
-        return self.sessions.fail_all(code, detail)
-
-    def _proceed(self, now: float) -> list[Effect]:
-        effects = self.deployment.advance(now)
-        if self.is_ready:
-            effects += self.sessions.start(self.deployment.micro_batch)
+    def _lose(self, device: str, code: str, detail: str) -> list[Effect]:
+        """Closes what runs through a device and fails its sessions; who waits goes on waiting where others serve."""
+        numbers = self.deployment.numbers_through(device)
+        effects = [*self.sessions.fail_running(numbers, code, detail), *self.deployment.lose(device)]
+        if not self.deployment.is_serving():
+            effects += self.sessions.fail_queued(code, detail)
         return effects
 
+    def _proceed(self, now: float) -> list[Effect]:
+        if self._is_stopping:
+            return []
+        effects = self.deployment.advance(now)
+        if self.deployment.phase is Phase.REFUSED:
+            effects += self.sessions.fail_queued(self.deployment.code, self.deployment.detail)
+        return [*effects, *self.sessions.start(self._seats(), now)]
+
     def _resolve(self, effects: Sequence[Effect]) -> list[Effect]:
-        """Addresses messages about sessions to the source's worker; without one they have nowhere to go."""
-        source = self.deployment.source
-        origin = source.worker_origin if source is not None else None
+        """Addresses messages about sessions to their source's worker; without one they have nowhere to go."""
         resolved: list[Effect] = []
         for effect in effects:
             if isinstance(effect, Ready):
                 self._unannounced = effect
             elif not isinstance(effect, SendSource):
                 resolved.append(effect)
-            elif origin is not None:
+            elif (origin := self.devices[effect.source].worker_origin) is not None:
                 resolved.append(Send(origin, effect.message))
         if self.deployment.phase is not Phase.READY:
             self._unannounced = None

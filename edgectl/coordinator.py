@@ -17,7 +17,7 @@ from agent.errors import BadMessage
 from agent.wire.messages import EndReason, OpenSession, Sampling, SessionEnded, Telemetry, TokenEvent, decode, encode
 from edgectl.cluster import Cluster, Inbound
 from edgectl.effects import Deliver, Effect, Loading, NoPlan, Notice, Ready, Send, SendSource, SessionEvent
-from edgectl.engine import EngineError, Health
+from edgectl.engine import ANYBODY, Claim, EngineError, Health
 from edgectl.status import status_of
 from planner.model_spec import ModelSpec
 
@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 TICK_INTERVAL_S = 0.25
 """Silence is noticed this much late at most; a tick costs microseconds."""
 
-MAX_OUTBOX_MESSAGES = 4096
-"""Control messages not yet handed to the socket; a sender that is this far behind will not catch up."""
+MAX_OUTBOX_MESSAGES = 1 << 16
+"""Control messages not yet handed to the socket; a sender that is this far behind will not catch up. When 400 devices
+come at once they are told to close 128 micro-batches each."""
 
 SHUTDOWN_PATIENCE_S = 2.0
 """How long the last messages (cancel, close) may take to leave."""
@@ -130,7 +131,12 @@ class Coordinator:
         return self._context
 
     async def open(
-        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, stop_ids: Sequence[int]
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        claim: Claim = ANYBODY,
     ) -> SessionReader:
         """Opens a session, which may wait for a row. Raises EngineError."""
         if self._is_closing:
@@ -144,7 +150,7 @@ class Coordinator:
             sampling=sampling,
             stop_ids=tuple(stop_ids),
         )
-        effects = self.cluster.open_session(opening, self._clock())
+        effects = self.cluster.open_session(opening, self._clock(), claim)
         reader = SessionReader(opening, self._cancel)
         self._readers[opening.session] = reader
         self._carry_out(effects)

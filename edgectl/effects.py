@@ -22,8 +22,9 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class SendSource:
-    """A message about a session, to wherever the source's worker is connected now."""
+    """A message about a session, to wherever the worker of its source is connected now."""
 
+    source: str
     message: OpenSession | CancelSession | ResumeEvents
 
 
@@ -50,6 +51,9 @@ class Loading:
     device: str
     layers_done: int
     layers_total: int
+    bytes_done: int = 0
+    """Of what it fetches from elsewhere; both 0 where it has the model."""
+    bytes_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

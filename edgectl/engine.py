@@ -29,6 +29,29 @@ class EngineError(Exception):
         self.retry_after_s = retry_after_s
 
 
+PATIENCE_S = 30.0
+"""In how many seconds the first token of a request of priority 0 is due."""
+PRIORITY_STEP_S = 1.0
+"""A priority higher by one is due this much later: a deadline, so that nobody is passed over for ever."""
+MAX_PRIORITY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Whose a session is, and how urgent: what decides who gets a free row."""
+
+    key: str = ""
+    """Digest of the API key; keys take turns. Empty where none is asked for."""
+    priority: int = 0
+    """Lower is sooner, -MAX_PRIORITY to MAX_PRIORITY."""
+
+    def due_s(self, now: float) -> float:
+        return now + PATIENCE_S + self.priority * PRIORITY_STEP_S
+
+
+ANYBODY = Claim()
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """Whether a session opened now would run."""
@@ -80,7 +103,12 @@ class Engine(Protocol):
         ...
 
     async def open(
-        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, stop_ids: Sequence[int]
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        claim: Claim = ANYBODY,
     ) -> Generation:
         """Opens a session; waits at most until a row is free. Raises EngineError (`no_agent`, `queue_full`, …).
 

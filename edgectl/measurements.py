@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from agent.wire.messages import MAX_MEASURED_POINTS, MeasureDevice, MeasureLink
-from edgectl.deploy import PREFILL_CHUNK_TOKENS
+from edgectl.instructions import PREFILL_CHUNK_TOKENS
 from edgectl.devices import DeviceRecord
 from planner.errors import BadProfile
 from planner.model_spec import ModelSpec, parse_config

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from agent.errors import ConfigError
 from edgectl.deploy import Order
+from edgectl.routes import MAX_MICRO_BATCHES, slots_of
 from planner.errors import BadPlan, Infeasible
 from planner.memory import MemoryBreakdown, memory_breakdown
-from planner.memory_proportional import memory_proportional
+from planner.memory_proportional import MAX_ROWS, memory_proportional
 from planner.model_spec import ModelSpec
-from planner.types import Allotment, BoundaryType, Codec, Device, LayerRange, Plan, Quantization, Stage
+from planner.types import Allotment, BoundaryType, Codec, Device, LayerRange, Pipeline, Plan, Quantization, Route
 
 DEFAULT_CONTEXT_TOKENS = 4096
 """Context without --context, if the model has that many positions: a chat, with a KV cache for small devices."""
@@ -20,6 +21,13 @@ DEFAULT_CONTEXT_TOKENS = 4096
 DEFAULT_BLOCK_SIZE = 128
 """Weights that share a scale in int8 and int4. Decoding reads all of them for every token: block 128 has 4.6 bits per
 weight, block 32 has 6.25 and a perplexity 0.7 % better (docs/log.md, 2026-11-21)."""
+
+
+DEFAULT_SESSIONS = 4
+"""Rows without --sessions: a household; a row of 4,096 tokens takes 176 MB of a 1.1B model's cache, 2 GB of a 7B's."""
+
+MAX_SESSIONS = 256
+"""More rows than sixteen devices' micro-batches of sixteen are a number that somebody mistyped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +41,9 @@ class ServingOptions:
     """None: the boundary type, which no hop rounds again."""
     context: int | None = None
     """Tokens of prompt and answer together. None: DEFAULT_CONTEXT_TOKENS or what the model has, if that is less."""
-    slots: int = 1
+    sessions: int | None = None
+    """Rows in all. None: DEFAULT_SESSIONS, or what there is memory for, if that is less."""
+    pipeline: Pipeline = "no-bubbles"
     source: str | None = None
 
 
@@ -65,7 +75,10 @@ def order_for(
     if min_devices is not None and not 1 <= min_devices <= len(devices):
         raise ValueError(f"--min-devices {min_devices} is outside 1 to {len(devices)}")
 
-    def plan_for(present: Sequence[Device]) -> Plan:
+    if options.sessions is not None and not 1 <= options.sessions <= MAX_SESSIONS:
+        raise ValueError(f"--sessions {options.sessions} is outside 1 to {MAX_SESSIONS}")
+
+    def plan_with(present: Sequence[Device], sessions: int) -> Plan:
         return memory_proportional(
             model.name,
             model.spec,
@@ -75,9 +88,19 @@ def order_for(
             boundary=options.boundary,
             codec=options.codec or options.boundary,
             context=context,
-            slots=options.slots,
+            sessions=sessions,
             source=options.source,
         )
+
+    def plan_for(present: Sequence[Device]) -> Plan:
+        if options.sessions is not None:
+            return plan_with(present, options.sessions)
+        for sessions in range(DEFAULT_SESSIONS, 1, -1):
+            try:
+                return plan_with(present, sessions)
+            except Infeasible:
+                continue  # Fewer sessions are better than none.
+        return plan_with(present, 1)
 
     return Order(
         model=model.name,
@@ -86,6 +109,7 @@ def order_for(
         devices=tuple(devices),
         min_devices=len(devices) if min_devices is None else min_devices,
         source=options.source,
+        pipeline=options.pipeline,
     )
 
 
@@ -105,22 +129,23 @@ def load_plan(path: Path) -> Plan:
         raise BadPlan(str(path), str(problem).removeprefix("plan: ")) from problem
 
 
-def order_of_plan(model: ServedModel, plan: Plan, devices: Sequence[str]) -> Order:
+def order_of_plan(model: ServedModel, plan: Plan, devices: Sequence[str], pipeline: Pipeline = "no-bubbles") -> Order:
     """Brings a plan onto the devices of cluster.toml as it is; all of its devices are waited for.
 
     Raises BadPlan for a plan of another model, with unknown devices, or of a kind that is not executed yet. That a
     device has less memory than the plan needs shows when it has said Hello: `plan_for` raises Infeasible then.
     """
     _check_executable(model, plan, devices)
-    stages = plan.routes[0].stages
-    used = {stage.device for stage in stages}
+    used = {stage.device for route in plan.routes for stage in route.stages}
 
     def plan_for(present: Sequence[Device]) -> Plan:
         memory = {device.name: device.memory_bytes for device in present}
-        allotments = tuple(_allotment(model.spec, plan, stage, memory[stage.device]) for stage in stages)
+        allotments = tuple(
+            _allotment(model.spec, plan, each, memory[each.device]) for each in plan.allotments if each.device in used
+        )
         causes = [
             f"{each.device}: {-(-(each.memory_bytes - each.memory_available_bytes) >> 20)} MiB short for layers "
-            f"{each.resident[0]}, {_need(model.spec, plan, each.resident[0], each.slots)}"
+            + ", ".join(f"{layers}, {_need(model.spec, plan, layers, each.slots)}" for layers in each.resident)
             for each in allotments
             if each.memory_bytes > each.memory_available_bytes
         ]
@@ -128,28 +153,29 @@ def order_of_plan(model: ServedModel, plan: Plan, devices: Sequence[str]) -> Ord
             raise Infeasible(f"{plan.model} no longer fits as planned; profile and plan again", causes)
         return replace(plan, allotments=allotments)
 
+    sources = {route.source for route in plan.routes}
     return Order(
         model=model.name,
         digest=model.digest,
         plan_for=plan_for,
         devices=tuple(name for name in devices if name in used),
         min_devices=len(used),
-        source=plan.routes[0].source,
+        source=sources.pop() if len(sources) == 1 else None,
+        pipeline=pipeline,
     )
 
 
 def not_executed_yet(plan: Plan) -> BadPlan | None:
     """Why `serve --plan` refuses every plan of this kind; None where it does not."""
-    if len(plan.routes) != 1:
-        return BadPlan("routes", f"there are {len(plan.routes)}, one is served at a time; plan without --replicas")
-    stages = plan.routes[0].stages
-    for place, stage in enumerate(stages):
-        if stage.device in [other.device for other in stages[:place]]:
-            return BadPlan(
-                f"routes[0].stages[{place}].device",
-                f"{stage.device} has a stage already: agents run one stage of a route each, so that a route cannot end "
-                "where it began; plan with --privacy source-first",
-            )
+    for number, route in enumerate(plan.routes):
+        names = [stage.device for stage in route.stages]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                return BadPlan(
+                    f"routes[{number}].stages[{place}].device",
+                    f"{name} has a stage already: agents run one stage of a route each, so that a route cannot end "
+                    "where it began; plan with --privacy source-first",
+                )
     return None
 
 
@@ -159,30 +185,48 @@ def _check_executable(model: ServedModel, plan: Plan, devices: Sequence[str]) ->
     refusal = not_executed_yet(plan)
     if refusal is not None:
         raise refusal
-    stages = plan.routes[0].stages
-    for place, stage in enumerate(stages):
+    if not 3 <= plan.context <= model.spec.max_positions:
+        raise BadPlan("context", f"is {plan.context}, {model.name} has 3 to {model.spec.max_positions} positions")
+    micro_batches = sum(route.micro_batches for route in plan.routes)
+    if micro_batches > MAX_MICRO_BATCHES:
+        raise BadPlan("routes", f"have {micro_batches} micro-batches together, at most {MAX_MICRO_BATCHES} are served")
+    for number, route in enumerate(plan.routes):
+        _check_route(model, plan, route, f"routes[{number}]", devices)
+
+
+def _check_route(model: ServedModel, plan: Plan, route: Route, where: str, devices: Sequence[str]) -> None:
+    for place, stage in enumerate(route.stages):
         if stage.device not in devices:
             known = ", ".join(devices) or "none"
             raise BadPlan(
-                f"routes[0].stages[{place}].device", f"{stage.device} is not in cluster.toml, which has {known}"
+                f"{where}.stages[{place}].device", f"{stage.device} is not in cluster.toml, which has {known}"
             )
-    layers = plan.routes[0].layers.stop
-    if layers != model.spec.num_layers:
-        raise BadPlan("routes[0].stages", f"end at layer {layers}, {model.name} has {model.spec.num_layers}")
-    if not 3 <= plan.context <= model.spec.max_positions:
-        raise BadPlan("context", f"is {plan.context}, {model.name} has 3 to {model.spec.max_positions} positions")
-    held = {allotment.device: allotment.slots for allotment in plan.allotments}
-    for stage in stages:
-        if held.get(stage.device, 0) < plan.routes[0].rows:
-            slots = held.get(stage.device, "no")
-            raise BadPlan("routes[0].rows", f"are {plan.routes[0].rows}, {stage.device} has {slots} slots")
+    if route.layers.stop != model.spec.num_layers:
+        raise BadPlan(f"{where}.stages", f"end at layer {route.layers.stop}, {model.name} has {model.spec.num_layers}")
+    if not 1 <= route.rows <= MAX_ROWS:
+        raise BadPlan(f"{where}.rows", f"are {route.rows}, 1 to {MAX_ROWS} are served in a micro-batch")
+    if route.micro_batches < 1:
+        raise BadPlan(f"{where}.micro_batches", f"are {route.micro_batches}, at least one is needed")
+    held = {allotment.device: allotment for allotment in plan.allotments}
+    for place, stage in enumerate(route.stages):
+        needed = slots_of(plan, stage.device)
+        allotment = held.get(stage.device)
+        if allotment is None or allotment.slots < needed:
+            slots = "no" if allotment is None else allotment.slots
+            raise BadPlan(
+                f"{where}.rows",
+                f"are {route.rows} of {route.micro_batches} micro-batches; {stage.device} has {slots} slots, and "
+                f"{needed} rows of all routes go through it",
+            )
+        if not any(layers.covers(stage.layers) for layers in allotment.resident):
+            raise BadPlan(f"{where}.stages[{place}].layers", f"{stage.layers} are not resident on {stage.device}")
 
 
-def _allotment(spec: ModelSpec, plan: Plan, stage: Stage, memory_bytes: int) -> Allotment:
-    """What a stage takes by the formula of today, of the memory its device has today."""
-    slots = plan.allotment(stage.device).slots
-    need = _need(spec, plan, stage.layers, slots)
-    return Allotment(stage.device, (stage.layers,), slots, need.total, memory_bytes)
+def _allotment(spec: ModelSpec, plan: Plan, planned: Allotment, memory_bytes: int) -> Allotment:
+    """What a device takes by the formula of today, of the memory it has today. Its slots are those that are used."""
+    slots = slots_of(plan, planned.device)
+    need = sum(_need(spec, plan, layers, slots).total for layers in planned.resident)
+    return Allotment(planned.device, planned.resident, slots, need, memory_bytes)
 
 
 def _need(spec: ModelSpec, plan: Plan, layers: LayerRange, slots: int) -> MemoryBreakdown:

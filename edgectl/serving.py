@@ -30,7 +30,7 @@ from edgectl.output import CommandFailure, emit_json, mib, printable, progress_b
 from edgectl.planning import ServedModel, ServingOptions, context_of, order_for, order_of_plan
 from edgectl.server import create_app, serve_http
 from edgectl.tokenizer import Tokenizer, load_tokenizer
-from planner.types import Plan
+from planner.types import Allotment, Pipeline, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ class Serving:
         return cls._prepared(config, model, order_of)
 
     @classmethod
-    def prepare_plan(cls, config: ClusterConfig, model: str, plan: Plan) -> Serving:
+    def prepare_plan(cls, config: ClusterConfig, model: str, plan: Plan, pipeline: Pipeline = "no-bubbles") -> Serving:
         """The same for a plan that is executed as it is. Raises ConfigError, ModelError, BadPlan."""
         return cls._prepared(
-            config, model, lambda served: (order_of_plan(served, plan, config.device_names()), plan.context)
+            config, model, lambda served: (order_of_plan(served, plan, config.device_names(), pipeline), plan.context)
         )
 
     @classmethod
@@ -157,12 +157,18 @@ class _Bars:
 def describe_plan(plan: Plan, devices: DeviceTable) -> str:
     """Which layers each device holds, and what this takes of its memory."""
     rows = []
-    for stage in plan.routes[0].stages:
-        allotment = plan.allotment(stage.device)
-        hello = devices[stage.device].hello
+    for allotment in _allotted(plan):
+        hello = devices[allotment.device].hello
         memory = f"{mib(allotment.memory_bytes)} of {mib(allotment.memory_available_bytes)}"
-        rows.append((stage.device, str(stage.layers), memory, hello.provider if hello is not None else "-"))
+        layers = " ".join(str(layers) for layers in allotment.resident)
+        rows.append((allotment.device, layers, memory, hello.provider if hello is not None else "-"))
     shown = table(("device", "layers", "memory", "provider"), rows)
+    for route in plan.routes:
+        path = "" if len(plan.routes) == 1 else " by " + ", ".join(stage.device for stage in route.stages)
+        shown += (
+            f"\n{route.micro_batches * route.rows} sessions at a time{path}: {route.micro_batches} micro-batches of "
+            f"{route.rows} rows"
+        )
     ms_per_token = plan.predicted.get("ms_per_token")
     return shown if ms_per_token is None else f"{shown}\npredicted: {ms_per_token:.2f} ms per token"
 
@@ -171,12 +177,12 @@ def plan_as_json(plan: Plan) -> dict[str, object]:
     """The part of the `ready` event that says what runs where."""
     devices = [
         {
-            "name": stage.device,
-            "layers": [stage.layers.start, stage.layers.stop],
-            "memory_bytes": plan.allotment(stage.device).memory_bytes,
-            "memory_available_bytes": plan.allotment(stage.device).memory_available_bytes,
+            "name": allotment.device,
+            "layers": [allotment.resident[0].start, allotment.resident[-1].stop],
+            "memory_bytes": allotment.memory_bytes,
+            "memory_available_bytes": allotment.memory_available_bytes,
         }
-        for stage in plan.routes[0].stages
+        for allotment in _allotted(plan)
     ]
     return {
         "model": plan.model,
@@ -185,6 +191,12 @@ def plan_as_json(plan: Plan) -> dict[str, object]:
         "devices": devices,
         "predicted": plan.predicted or None,
     }
+
+
+def _allotted(plan: Plan) -> list[Allotment]:
+    """Of each device once, in the order of stages."""
+    names = {stage.device: None for route in plan.routes for stage in route.stages}
+    return [plan.allotment(name) for name in names]
 
 
 async def serve_cluster(serving: Serving, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Sessions as the coordinator sees them: a queue, the rows that run, and each session's log of tokens.
+"""Sessions as the coordinator sees them: who waits, who has a row where, and each session's log of tokens.
 
 The log (prompt ids and emitted tokens) is what any device, the source included, can be replaced from. Events carry
 their index: a repeated one is dropped, a gap is asked for again. Pure: `now` is an argument.
@@ -6,7 +6,8 @@ their index: a repeated one is dropped, a gap is asked for again. Pure: `now` is
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -20,14 +21,17 @@ from agent.wire.messages import (
     SessionFailed,
     TokenEvent,
 )
+from edgectl.cluster_settings import ClusterSettings
 from edgectl.effects import Deliver, Effect, SendSource
-from edgectl.engine import EngineError
-
-MAX_QUEUED_SESSIONS = 64
-"""Sessions that wait for a row: one client's burst fits, and the last of 64 waits minutes for its first token."""
+from edgectl.engine import Claim, EngineError
+from edgectl.fair_queue import FairQueue
+from edgectl.routes import Seat
 
 RESUME_INTERVAL_S = 1.0
 """A gap is asked for again this often: the first time may have been lost with the connection that lost the events."""
+
+MAX_PATIENCE_S = 86_400.0
+"""Sources refuse more: whoever is due in a day is not due."""
 
 CANCEL_PATIENCE_S = 10.0
 """A cancelled session whose end is not confirmed by then gives up its row: longer than any step or answer time-out."""
@@ -44,7 +48,13 @@ class SessionRecord:
     """One session and its log."""
 
     opening: OpenSession
-    """What was asked for; the micro-batch is filled in when it gets a row."""
+    """What was asked for; micro-batch and patience are filled in when it gets a row."""
+    key: str = ""
+    """Whose it is: the digest of an API key."""
+    due_s: float = 0.0
+    """When its first token should be there."""
+    seat: Seat | None = None
+    """The micro-batch in which it has a row; None while it waits."""
     state: SessionState = SessionState.QUEUED
     emitted: list[int] = field(default_factory=list)
     resume_asked: float | None = None
@@ -67,11 +77,11 @@ class SessionCounts:
 
 
 class SessionTable:
-    """The sessions of one route, `rows` of them running at a time, the rest in order of arrival."""
+    """The sessions of all routes: as many run as micro-batches have rows, the rest waits its turn."""
 
-    def __init__(self, rows: int = 1) -> None:
-        self._rows = rows
-        self._queue: deque[SessionRecord] = deque()
+    def __init__(self, settings: ClusterSettings | None = None) -> None:
+        self._settings = settings or ClusterSettings()
+        self._queue: FairQueue[SessionRecord] = FairQueue()
         self._running: dict[str, SessionRecord] = {}
         self.counts = SessionCounts()
 
@@ -83,21 +93,38 @@ class SessionTable:
     def running(self) -> int:
         return len(self._running)
 
-    def open(self, opening: OpenSession) -> None:
-        """Puts a session at the end of the queue. Raises EngineError `queue_full`."""
-        if len(self._queue) >= MAX_QUEUED_SESSIONS:
-            raise EngineError("queue_full", f"{len(self._queue)} sessions wait already, at most {MAX_QUEUED_SESSIONS}")
-        self._queue.append(SessionRecord(opening))
+    def in_use(self) -> Counter[int]:
+        """Rows that are taken, by the number of the micro-batch."""
+        return Counter(record.seat.micro_batch for record in self._running.values() if record.seat is not None)
+
+    def find(self, session: str) -> SessionRecord | None:
+        """A session that has a row."""
+        return self._running.get(session)
+
+    def open(self, opening: OpenSession, claim: Claim, now: float) -> None:
+        """Lets a session wait for a row. Raises EngineError `queue_full`."""
+        if len(self._queue) >= self._settings.max_queued:
+            most = self._settings.max_queued
+            raise EngineError("queue_full", f"{len(self._queue)} sessions wait already, at most {most}")
+        record = SessionRecord(opening, claim.key, claim.due_s(now))
+        self._queue.put(record.key, record.due_s, record.session, record)
         self.counts.opened += 1
 
-    def start(self, micro_batch: int) -> list[Effect]:
-        """Gives free rows of the micro-batch to the sessions that have waited longest."""
+    def start(self, seats: Sequence[Seat], now: float) -> list[Effect]:
+        """Gives free rows to those who wait, each to the micro-batch that has most of them free."""
         effects: list[Effect] = []
-        while self._queue and len(self._running) < self._rows:
-            record = self._queue.popleft()
-            record.state = SessionState.RUNNING
+        used = self.in_use()
+        while free := [seat for seat in seats if used[seat.micro_batch] < seat.rows]:
+            record = self._queue.pop()
+            if record is None:
+                break
+            seat = min(free, key=lambda seat: (used[seat.micro_batch] / seat.rows, seat.micro_batch))
+            used[seat.micro_batch] += 1
+            record.seat, record.state = seat, SessionState.RUNNING
             self._running[record.session] = record
-            effects.append(SendSource(msgspec.structs.replace(record.opening, micro_batch=micro_batch)))
+            patience_s = min(max(record.due_s - now, 0.0), MAX_PATIENCE_S)
+            message = msgspec.structs.replace(record.opening, micro_batch=seat.micro_batch, patience_s=patience_s)
+            effects.append(SendSource(seat.source, message))
         return effects
 
     def on_token(self, event: TokenEvent, now: float) -> list[Effect]:
@@ -138,25 +165,25 @@ class SessionTable:
 
     def cancel(self, session: str, now: float) -> list[Effect]:
         """Ends a session for its reader at once; its row is free when the source confirms. Unknown ones are ignored."""
-        for record in self._queue:
-            if record.session == session:
-                self._queue.remove(record)
-                self.counts.ended += 1
-                return [Deliver(session, SessionEnded(session, "cancelled", 0))]
+        if self._queue.remove(session) is not None:
+            self.counts.ended += 1
+            return [Deliver(session, SessionEnded(session, "cancelled", 0))]
         running = self._running.get(session)
         if running is None or running.state is SessionState.CANCELLING:
             return []
         running.state = SessionState.CANCELLING
         running.cancelled_at = now
         ended = SessionEnded(session, "cancelled", len(running.emitted))
-        return [SendSource(CancelSession(session)), Deliver(session, ended)]
+        return [*_to_source(running, CancelSession(session)), Deliver(session, ended)]
 
-    def resume(self, now: float) -> list[Effect]:
-        """The source's worker has a new connection: asks for whatever the old one may have lost."""
+    def resume(self, source: str, now: float) -> list[Effect]:
+        """The worker of a source has a new connection: asks for whatever the old one may have lost."""
         effects: list[Effect] = []
         for record in self._running.values():
+            if record.seat is None or record.seat.source != source:
+                continue
             if record.state is SessionState.CANCELLING:
-                effects.append(SendSource(CancelSession(record.session)))
+                effects += _to_source(record, CancelSession(record.session))
             else:
                 effects += self._ask_again(record, now, insist=True)
         return effects
@@ -173,28 +200,28 @@ class SessionTable:
                 effects += self._ask_again(record, now)
         return effects
 
-    def fail_running(self, code: str, detail: str) -> list[Effect]:
-        """The micro-batch is gone: the sessions that had a row end with the error, those that wait go on waiting."""
+    def fail_running(self, micro_batches: Iterable[int], code: str, detail: str) -> list[Effect]:
+        """These micro-batches are gone: sessions that had a row there end with the error, those that wait go on."""
+        gone = set(micro_batches)
         effects: list[Effect] = []
-        for record in self._running.values():
+        for record in list(self._running.values()):
+            if record.seat is None or record.seat.micro_batch not in gone:
+                continue
+            del self._running[record.session]
             self.counts.failed += 1
             if record.state is not SessionState.CANCELLING:
                 effects.append(Deliver(record.session, EngineError(code, detail)))
-        self._running.clear()
         return effects
 
-    def fail_all(self, code: str, detail: str) -> list[Effect]:
-        """The route is gone and nobody knows for how long: every session ends with the error."""
-        effects = self.fail_running(code, detail)
-        for record in self._queue:
-            self.counts.failed += 1
-            effects.append(Deliver(record.session, EngineError(code, detail)))
-        self._queue.clear()
-        return effects
+    def fail_queued(self, code: str, detail: str) -> list[Effect]:
+        """Nothing serves, and nobody knows for how long: who waits ends with the error."""
+        waiting = self._queue.drain()
+        self.counts.failed += len(waiting)
+        return [Deliver(record.session, EngineError(code, detail)) for record in waiting]
 
     def cancel_all(self, now: float) -> list[Effect]:
         """Cancels every session, the queued ones first, so that none starts on a row that comes free."""
-        names = [record.session for record in self._queue] + list(self._running)
+        names = self._queue.names() + list(self._running)
         return [effect for name in names for effect in self.cancel(name, now)]
 
     def _ask_again(self, record: SessionRecord, now: float, *, insist: bool = False) -> list[Effect]:
@@ -202,4 +229,8 @@ class SessionTable:
         if not insist and asked is not None and now - asked < RESUME_INTERVAL_S:
             return []
         record.resume_asked = now
-        return [SendSource(ResumeEvents(record.session, len(record.emitted)))]
+        return _to_source(record, ResumeEvents(record.session, len(record.emitted)))
+
+
+def _to_source(record: SessionRecord, message: CancelSession | ResumeEvents) -> list[Effect]:
+    return [] if record.seat is None else [SendSource(record.seat.source, message)]

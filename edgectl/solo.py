@@ -33,8 +33,8 @@ from agent.wire.messages import (
     Telemetry,
     TokenEvent,
 )
-from edgectl.deploy import PREFILL_CHUNK_TOKENS
-from edgectl.engine import EngineError, Health
+from edgectl.engine import ANYBODY, Claim, EngineError, Health
+from edgectl.instructions import PREFILL_CHUNK_TOKENS
 from edgectl.model_source import CACHE_DIR, LocatedModel
 from edgectl.planning import ServedModel, ServingOptions, context_of
 from planner.types import LayerRange
@@ -113,7 +113,12 @@ class SoloEngine:
         return self._executor.context
 
     async def open(
-        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, stop_ids: Sequence[int]
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        claim: Claim = ANYBODY,
     ) -> SoloSession:
         """A session that begins to run when it is iterated and the one before it has ended."""
         self._opened += 1

@@ -19,6 +19,8 @@ from planner.model_spec import ModelSpec
 from planner.types import Allotment, BoundaryType, Codec, Device, LayerRange, Plan, Quantization, Route, Stage
 
 MIB = 1 << 20
+MAX_ROWS = 16
+"""Of a micro-batch: what a data frame holds."""
 _NO_ROOM = "the layers do not fit"
 
 
@@ -32,25 +34,35 @@ def memory_proportional(
     boundary: BoundaryType,
     codec: Codec,
     context: int,
-    slots: int,
+    sessions: int = 1,
     source: str | None = None,
 ) -> Plan:
     """One route over the devices in the given order, `source` first, each with layers in proportion to its memory.
 
     The head counts as the layers it weighs, on the last device. A device that cannot hold one layer is left out, and
-    of more devices than layers those with the least memory are. Every session gets a micro-batch of its own.
-    Raises Infeasible with one cause per device, and ValueError for an unknown or repeated device.
+    of more devices than layers those with the least memory are. There is room for `sessions` at least, in as many
+    micro-batches as stages, so that every stage has one to work on (EdgeShard, arXiv 2405.14371, section IV-C).
+    Raises Infeasible with one cause per device, and ValueError for an unknown or repeated device or no session.
     """
-    need = partial(memory_bytes, spec, quantization=quantization, block_size=block_size, slots=slots, context=context)
-    try:
-        placed = proportional_layers(devices, spec.num_layers, need, source)
-    except Infeasible as no_room:
-        raise Infeasible(
-            f"{model} ({spec.num_layers} layers, {quantization}, {slots} slots of {context} tokens) does not fit; "
-            "take fewer slots, a shorter context or int4, or add a device",
-            no_room.causes,
-        ) from None
-    route = Route(tuple(Stage(device.name, layers) for device, layers in placed), micro_batches=slots, rows=1)
+    if sessions < 1:
+        raise ValueError(f"there must be room for a session at least, not {sessions}")
+    need = partial(memory_bytes, spec, quantization=quantization, block_size=block_size, context=context)
+    slots = sessions
+    while True:
+        try:
+            placed = proportional_layers(devices, spec.num_layers, partial(need, slots=slots), source)
+        except Infeasible as no_room:
+            raise Infeasible(
+                f"{model} ({spec.num_layers} layers, {quantization}, {slots} slots of {context} tokens) does not fit; "
+                "take fewer sessions, a shorter context or int4, or add a device",
+                no_room.causes,
+            ) from None
+        micro_batches, rows = micro_batches_of(sessions, len(placed))
+        if micro_batches * rows <= slots:
+            break
+        slots = micro_batches * rows  # Rounded up to whole rows: a few more than asked for.
+    route = Route(tuple(Stage(device.name, layers) for device, layers in placed), micro_batches, rows)
+    slots = micro_batches * rows
     return Plan(
         model=model,
         quantization=quantization,
@@ -60,9 +72,16 @@ def memory_proportional(
         context=context,
         routes=(route,),
         allotments=tuple(
-            Allotment(device.name, (layers,), slots, need(layers), device.memory_bytes) for device, layers in placed
+            Allotment(device.name, (layers,), slots, need(layers, slots=slots), device.memory_bytes)
+            for device, layers in placed
         ),
     )
+
+
+def micro_batches_of(sessions: int, stages: int) -> tuple[int, int]:
+    """Micro-batches and rows of each: no fewer than the sessions, one micro-batch per stage where that many are."""
+    micro_batches = max(min(stages, sessions), -(-sessions // MAX_ROWS))
+    return micro_batches, -(-sessions // micro_batches)
 
 
 def proportional_layers(

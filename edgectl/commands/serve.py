@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from edgectl.commands.model_options import BlockSize, Boundary, Context, Model, Quantize, WireCodec
+from planner.types import Pipeline
 
-PLANNED = ("quantize", "block_size", "boundary", "codec", "context", "source", "devices", "min_devices")
+PLANNED = ("quantize", "block_size", "boundary", "codec", "context", "source", "devices", "min_devices", "sessions")
 """Options that a plan has settled already."""
 
 
@@ -29,6 +30,12 @@ def serve(
     source: Annotated[str | None, typer.Option(help="Device that holds the tokens. Default: the first.")] = None,
     devices: Annotated[str | None, typer.Option(help="Devices to use, separated by commas. Default: all.")] = None,
     min_devices: Annotated[int | None, typer.Option(help="Begin with this many when no more come.")] = None,
+    sessions: Annotated[
+        int | None, typer.Option(help="Sessions at a time. Default: 4, or what there is memory for.")
+    ] = None,
+    pipeline: Annotated[
+        Pipeline, typer.Option(help="When micro-batches take steps; the others are there to compare with.")
+    ] = "no-bubbles",
     http: Annotated[str | None, typer.Option(help="host:port of the API, instead of the file's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say on stdout, in JSON, when and where it serves.")] = False,
 ) -> None:
@@ -46,7 +53,7 @@ def serve(
     try:
         if plan is not None:
             _refuse_planned(options)
-            serving = Serving.prepare_plan(config, model, load_plan(plan))
+            serving = Serving.prepare_plan(config, model, load_plan(plan), pipeline)
         else:
             settings = ServingOptions(
                 quantization=quantize,
@@ -55,6 +62,8 @@ def serve(
                 codec=codec,
                 context=context,
                 source=source,
+                sessions=sessions,
+                pipeline=pipeline,
             )
             serving = Serving.prepare(config, model, settings, chosen, min_devices)
     except ValueError as problem:

@@ -13,10 +13,11 @@ from agent.wire.messages import (
     MicroBatchOpened,
     OpenMicroBatch,
 )
-from edgectl.deploy import MAX_REOPENINGS, SETTLE_S, Deployment, Order, Phase, naming
+from edgectl.deploy import SETTLE_S, Deployment, Order, Phase, naming
 from edgectl.devices import DeviceEvent, DeviceTable
 from edgectl.effects import Effect, NoPlan, Notice, Ready, Send
 from edgectl.epochs import Epochs
+from edgectl.routes import MAX_REOPENINGS, MicroBatchRecord
 from planner.errors import Infeasible
 from planner.types import Allotment, Device, LayerRange, Plan, Route, Stage
 
@@ -50,6 +51,12 @@ class Scene:
         order = Order("m", "digest", equal_plan, NAMES, min_devices, source)
         self.deployment = Deployment(order, self.table, Epochs(1))
 
+    @property
+    def batch(self) -> MicroBatchRecord:
+        """The only micro-batch of a plan with one."""
+        (batch,) = self.deployment.micro_batches
+        return batch
+
     def arrive(self, name: str, now: float = 0.0, memory_bytes: int = 100) -> list[Effect]:
         hello = Hello(PROTOCOL_VERSION, name, "0.1.0", "boot", f"tcp://{name}:1", memory_bytes, "cpu")
         self.table.hello(name.encode(), hello, name, now)
@@ -61,7 +68,7 @@ class Scene:
         return self.deployment.advance(0.0)
 
     def opened(self, *names: str) -> list[Effect]:
-        number, epoch = self.deployment.micro_batch, self.deployment.epoch
+        number, epoch = self.batch.number, self.batch.epoch
         return [effect for name in names for effect in self.deployment.on_opened(name, MicroBatchOpened(number, epoch))]
 
     def ready(self) -> Scene:
@@ -117,7 +124,7 @@ def test_an_answer_to_an_older_epoch_opens_nothing() -> None:
         scene.arrive(name)
     scene.loaded(*NAMES)
     for name in NAMES:
-        assert scene.deployment.on_opened(name, MicroBatchOpened(scene.deployment.micro_batch, 1)) == []
+        assert scene.deployment.on_opened(name, MicroBatchOpened(scene.batch.number, 1)) == []
     assert scene.deployment.phase is Phase.OPENING
 
 
@@ -186,7 +193,7 @@ def test_a_failed_load_names_the_device_and_is_tried_again_when_it_restarts() ->
     for name in NAMES:
         scene.arrive(name)
     scene.loaded("a", "c")
-    effects = scene.deployment.on_failed("b", Failed("load", "model_mismatch", "digest 12, expected 34"))
+    effects = scene.deployment.on_failed("b", Failed("load", "model_mismatch", "digest 12, expected 34"), 0.0)
     assert effects == [Notice("error", "b: digest 12, expected 34")]
     assert scene.table["b"].problem == "model_mismatch: digest 12, expected 34"
     assert scene.deployment.phase is Phase.REFUSED
@@ -200,17 +207,17 @@ def test_several_failures_are_all_named() -> None:
     for name in NAMES:
         scene.arrive(name)
     for name in "ab":
-        scene.deployment.on_failed(name, Failed("load", "model_not_found", f"{name}: no model m"))
+        scene.deployment.on_failed(name, Failed("load", "model_not_found", f"{name}: no model m"), 0.0)
     assert scene.deployment.detail == "a: no model m; b: no model m"
 
 
 def test_a_broken_micro_batch_is_followed_by_the_next_and_its_second_report_is_ignored() -> None:
     scene = Scene().ready()
-    number, epoch = scene.deployment.micro_batch, scene.deployment.epoch
-    effects = scene.deployment.on_broken("a", number, "frame_refused", "crc: at b")
+    number, epoch = scene.batch.number, scene.deployment.epoch
+    effects = scene.deployment.on_broken("a", number, "frame_refused", "crc: at b", 0.0)
     assert list(sent(effects, OpenMicroBatch)) == ["c", "b", "a"]
     assert scene.deployment.epoch == epoch + 1
-    assert scene.deployment.on_broken("a", number, "frame_refused", "crc: at b") == []
+    assert scene.deployment.on_broken("a", number, "frame_refused", "crc: at b", 0.0) == []
     scene.opened(*NAMES)
     assert scene.deployment.phase is Phase.READY
 
@@ -218,14 +225,14 @@ def test_a_broken_micro_batch_is_followed_by_the_next_and_its_second_report_is_i
 def test_micro_batches_that_break_without_a_token_are_given_up() -> None:
     scene = Scene().ready()
     for _ in range(MAX_REOPENINGS):
-        scene.deployment.on_broken("a", scene.deployment.micro_batch, "answer_timeout", "late")
+        scene.deployment.on_broken("a", scene.batch.number, "answer_timeout", "late", 0.0)
         scene.opened(*NAMES)
-    scene.deployment.on_progress()
+    scene.deployment.on_progress(scene.batch.number)
     for _ in range(MAX_REOPENINGS):
-        scene.deployment.on_broken("a", scene.deployment.micro_batch, "answer_timeout", "late")
+        scene.deployment.on_broken("a", scene.batch.number, "answer_timeout", "late", 0.0)
         scene.opened(*NAMES)
     assert scene.deployment.phase is Phase.READY
-    scene.deployment.on_broken("a", scene.deployment.micro_batch, "answer_timeout", "late")
+    scene.deployment.on_broken("a", scene.batch.number, "answer_timeout", "late", 0.0)
     assert scene.deployment.phase is Phase.REFUSED
     assert scene.deployment.code == "answer_timeout"
 

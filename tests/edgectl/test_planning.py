@@ -102,6 +102,38 @@ def test_a_plan_is_executed_as_it_is_with_the_memory_of_today() -> None:
         assert executed.allotment(stage.device) == Allotment(stage.device, (stage.layers,), 4, need, available)
 
 
+def test_routes_may_share_a_device_that_holds_the_rows_of_both() -> None:
+    shared, left, right = Stage("a", LayerRange(0, 5)), Stage("b", LayerRange(5, 32)), Stage("c", LayerRange(5, 32))
+    plan = planned(("a", 0, 5), ("b", 5, 32))
+    plan = replace(
+        plan,
+        routes=(Route((shared, left), 2, 2), Route((shared, right), 1, 3)),
+        allotments=tuple(Allotment(s.device, (s.layers,), 9, 10, 20) for s in (shared, left, right)),
+    )
+    executed = order_of_plan(MODEL, plan, ("a", "b", "c")).plan_for([Device(name, GIB) for name in "abc"])
+    assert executed.routes == plan.routes
+    assert [executed.allotment(name).slots for name in "abc"] == [7, 4, 3]
+
+
+def test_sessions_by_default_are_those_there_is_memory_for() -> None:
+    options = ServingOptions(context=2048)
+    order = order_for(MODEL, options, ("a",))
+    need = {
+        rows: memory_bytes(SPEC, LayerRange(0, 32), quantization="fp32", block_size=128, slots=rows, context=2048)
+        for rows in (1, 2, 3, 4)
+    }
+    for rows, memory in need.items():
+        (route,) = order.plan_for([Device("a", memory)]).routes
+        assert (route.micro_batches, route.rows) == (1, rows)
+    with pytest.raises(Infeasible):
+        order.plan_for([Device("a", need[1] - 1)])
+    asked = order_for(MODEL, replace(options, sessions=3), ("a",))
+    with pytest.raises(Infeasible, match="3 slots"):
+        asked.plan_for([Device("a", need[2])])
+    with pytest.raises(ValueError, match="--sessions 0 is outside"):
+        order_for(MODEL, ServingOptions(sessions=0), ("a",))
+
+
 def test_a_device_that_has_less_memory_than_it_had_is_named_with_what_is_short() -> None:
     order = order_of_plan(MODEL, planned(("a", 0, 5), ("b", 5, 32)), ("a", "b"))
     with pytest.raises(Infeasible, match=r"profile and plan again\n  b: \d+ MiB short for layers \[5, 32\)"):
@@ -122,8 +154,15 @@ def test_a_device_that_has_less_memory_than_it_had_is_named_with_what_is_short()
         ),
         (planned(("a", 0, 22)), r"routes\[0\].stages: end at layer 22, wiki-32l has 32"),
         (planned(("a", 0, 32), context=4096), "context: is 4096, wiki-32l has 3 to 2048"),
-        (planned(("a", 0, 32), routes=(planned(("a", 0, 32)).routes * 2)), "routes: there are 2.*--replicas"),
-        (planned(("a", 0, 32), allotments=()), "rows: are 2, a has no slots"),
+        (planned(("a", 0, 32), routes=(planned(("a", 0, 32)).routes * 2)), r"routes\[0\].rows.*a has 4 slots, and 8"),
+        (planned(("a", 0, 32), allotments=()), "rows: are 2 of 2 micro-batches; a has no slots"),
+        (planned(("a", 0, 32), routes=(Route((Stage("a", LayerRange(0, 32)),), 1, 17),)), "rows: are 17, 1 to 16"),
+        (planned(("a", 0, 32), routes=(Route((Stage("a", LayerRange(0, 32)),), 65, 1),)), "65 micro-batches.*most 64"),
+        (planned(("a", 0, 32), routes=(Route((Stage("a", LayerRange(0, 32)),), 0, 1),)), "micro_batches: are 0"),
+        (
+            planned(("a", 0, 32), allotments=(Allotment("a", (LayerRange(0, 31),), 4, 10, 20),)),
+            r"routes\[0\].stages\[0\].layers: \[0, 32\) are not resident on a",
+        ),
     ],
 )
 def test_plans_that_cannot_be_executed_name_the_field_and_the_way_out(plan: Plan, message: str) -> None:

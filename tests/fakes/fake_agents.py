@@ -5,8 +5,8 @@ They answer at once when told to, and can vanish, restart and lose messages. No 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from agent.wire.messages import (
     PROTOCOL_VERSION,
@@ -31,29 +31,70 @@ from agent.wire.messages import (
     WorkerHello,
 )
 from edgectl.cluster import Cluster, Inbound
+from edgectl.cluster_settings import ClusterSettings
 from edgectl.deploy import Order
 from edgectl.effects import Deliver, Effect, Notice, Send
-from edgectl.engine import EngineError
+from edgectl.engine import ANYBODY, Claim, EngineError
 from edgectl.epochs import Epochs
+from edgectl.routes import slots_of
 from planner.types import Allotment, Device, LayerRange, Plan, Route, Stage
 
 NAMES = ("a", "b", "c")
 LAYERS = 6
 
 
-def one_layer_pair_each(devices: Sequence[Device]) -> Plan:
-    share = LAYERS // len(devices)
-    stages = tuple(Stage(d.name, LayerRange(i * share, (i + 1) * share)) for i, d in enumerate(devices))
-    return Plan(
+PlanFor = Callable[[Sequence[Device]], Plan]
+
+
+def plan_of(*routes: Route) -> Plan:
+    """A plan of these routes; every device keeps what its stages need."""
+    resident: dict[str, dict[LayerRange, None]] = {}
+    for route in routes:
+        for stage in route.stages:
+            resident.setdefault(stage.device, {})[stage.layers] = None
+    plan = Plan(
         model="m",
         quantization="fp32",
         block_size=32,
         boundary="fp16",
         codec="fp16",
         context=64,
-        routes=(Route(stages),),
-        allotments=tuple(Allotment(s.device, (s.layers,), 1, 10, 100) for s in stages),
+        routes=routes,
+        allotments=(),
     )
+    allotments = [Allotment(name, tuple(ranges), slots_of(plan, name), 10, 100) for name, ranges in resident.items()]
+    return replace(plan, allotments=tuple(allotments))
+
+
+def route_of(*devices: str, micro_batches: int = 1, rows: int = 1) -> Route:
+    """Equal shares of the layers."""
+    share = LAYERS // len(devices)
+    stages = tuple(Stage(name, LayerRange(i * share, (i + 1) * share)) for i, name in enumerate(devices))
+    return Route(stages, micro_batches, rows)
+
+
+def one_layer_pair_each(devices: Sequence[Device]) -> Plan:
+    return plan_of(route_of(*(device.name for device in devices)))
+
+
+def rows_of(micro_batches: int, rows: int) -> PlanFor:
+    """One route over all devices with as many micro-batches of as many rows."""
+
+    def plan_for(devices: Sequence[Device]) -> Plan:
+        names = [device.name for device in devices]
+        return plan_of(route_of(*names, micro_batches=micro_batches, rows=rows))
+
+    return plan_for
+
+
+def two_routes(devices: Sequence[Device]) -> Plan:
+    """By a and b, and by a and c: two micro-batches of two rows, and one of one."""
+    return plan_of(route_of("a", "b", micro_batches=2, rows=2), route_of("a", "c"))
+
+
+def two_sources(devices: Sequence[Device]) -> Plan:
+    """By a and b, and by c alone: nothing is shared."""
+    return plan_of(route_of("a", "b", rows=2), route_of("c", rows=2))
 
 
 @dataclass
@@ -79,6 +120,15 @@ class Agent:
     def worker_origin(self) -> bytes:
         return f"{self.name}:{self.life}:{self.connection}:worker".encode()
 
+    def sessions_of(self, micro_batch: int) -> list[str]:
+        return [session for session, opening in self.running.items() if opening.micro_batch == micro_batch]
+
+    def close(self, micro_batch: int) -> None:
+        """Its sessions end without a word to anybody."""
+        self.micro_batches.pop(micro_batch, None)
+        for session in self.sessions_of(micro_batch):
+            del self.running[session]
+
     def hello(self, protocol: int = PROTOCOL_VERSION, name: str | None = None) -> Hello:
         endpoint = f"tcp://{self.name}:{self.life}"
         return Hello(protocol, name or self.name, "9.9.9", "boot", endpoint, 100, "cpu", worker=f"worker-{self.life}")
@@ -87,9 +137,9 @@ class Agent:
 class Scene:
     """A cluster, its agents, and everything that was delivered to sessions."""
 
-    def __init__(self) -> None:
-        order = Order("m", "digest", one_layer_pair_each, NAMES, len(NAMES))
-        self.cluster = Cluster([(name, f"key-{name}") for name in NAMES], order, Epochs(1), "1.0.0")
+    def __init__(self, plan_for: PlanFor = one_layer_pair_each, settings: ClusterSettings | None = None) -> None:
+        order = Order("m", "digest", plan_for, NAMES, len(NAMES))
+        self.cluster = Cluster([(name, f"key-{name}") for name in NAMES], order, Epochs(1), "1.0.0", settings)
         self.agents = {name: Agent(name) for name in NAMES}
         self.now = 0.0
         self.sent: list[Send] = []
@@ -118,13 +168,13 @@ class Scene:
             self.say(name, WorkerHello(PROTOCOL_VERSION, name), worker=True)
             self.say(name, self.agents[name].hello())
 
-    def open(self, max_tokens: int = 3) -> str:
+    def open(self, max_tokens: int = 3, claim: Claim = ANYBODY) -> str:
         self.opened += 1
         session = f"s{self.opened}"
         self.read[session] = []
         opening = OpenSession(session, 0, (1, 2), max_tokens, Sampling())
         try:
-            self.take(self.cluster.open_session(opening, self.now))
+            self.take(self.cluster.open_session(opening, self.now, claim))
         except EngineError:
             del self.read[session]
             raise
@@ -150,25 +200,20 @@ class Scene:
     def obey(self, agent: Agent, message: Message) -> None:
         match message:
             case Load():
+                if agent.loaded != message:
+                    agent.micro_batches.clear()
+                    agent.running.clear()
                 agent.loaded = message
-                agent.micro_batches.clear()
                 self.say(agent.name, Loaded("m", message.digest, 10, 0.1))
             case OpenMicroBatch():
-                if agent.loaded is None:
-                    failed = Failed("open-micro-batch", "agent_error", "nothing is loaded", message.micro_batch)
-                    self.say(agent.name, failed)
-                    return
-                assert set(agent.micro_batches) <= {message.micro_batch}, "no slot is free"
-                agent.micro_batches[message.micro_batch] = message
-                agent.running.clear()
-                self.epochs.append(message.epoch)
-                self.say(agent.name, MicroBatchOpened(message.micro_batch, message.epoch))
+                self.open_micro_batch(agent, message)
             case CloseMicroBatch():
-                agent.micro_batches.pop(message.micro_batch, None)
+                agent.close(message.micro_batch)
                 self.say(agent.name, MicroBatchClosed(message.micro_batch))
             case OpenSession():
-                assert message.micro_batch in agent.micro_batches
-                assert not agent.running, "the row is taken"
+                opened = agent.micro_batches[message.micro_batch]
+                assert opened.stages[0].device == agent.name, "not the source"
+                assert len(agent.sessions_of(message.micro_batch)) < opened.rows, "every row is taken"
                 agent.running[message.session] = message
                 agent.sessions[message.session] = []
             case CancelSession():
@@ -186,15 +231,29 @@ class Scene:
             case _:
                 raise AssertionError(f"{agent.name} was sent {message}")
 
+    def open_micro_batch(self, agent: Agent, message: OpenMicroBatch) -> None:
+        if agent.loaded is None:
+            failed = Failed("open-micro-batch", "agent_error", "nothing is loaded", message.micro_batch)
+            self.say(agent.name, failed)
+            return
+        agent.close(message.micro_batch)
+        taken = sum(each.rows for each in agent.micro_batches.values())
+        assert taken + message.rows <= agent.loaded.slots, "no slot is free"
+        agent.micro_batches[message.micro_batch] = message
+        self.epochs.append(message.epoch)
+        self.say(agent.name, MicroBatchOpened(message.micro_batch, message.epoch))
+
     def emit(self, agent: Agent, event: TokenEvent | SessionEnded, *, lost: bool = False) -> None:
         agent.sessions[event.session].append(event)
         if not lost:
             self.say(agent.name, event, worker=True)
 
-    def token(self, *, lost: bool = False) -> None:
-        """The source makes one token for the session that runs, and ends it after max_tokens."""
-        agent = self.agents["a"]
-        session, opening = next(iter(agent.running.items()))
+    def token(self, session: str | None = None, *, lost: bool = False) -> None:
+        """A source makes one token for a session that runs, the first where none is named; max_tokens end it."""
+        running = {name: agent for agent in self.agents.values() for name in agent.running}
+        session = session or next(iter(running))
+        agent = running[session]
+        opening = agent.running[session]
         index = len(agent.sessions[session])
         self.emit(agent, TokenEvent(session, index, 100 + index), lost=lost)
         if index + 1 == opening.max_tokens:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.wire.messages import EndReason, Sampling, Telemetry, TokenEvent
-from edgectl.engine import EngineError, Health
+from edgectl.engine import ANYBODY, Claim, EngineError, Health
 from planner.model_spec import ModelSpec, parse_config
 
 MODEL_DIR = Path(__file__).parents[2] / "examples" / "models" / "wiki-32l"
@@ -23,6 +23,7 @@ class Opening:
     max_tokens: int
     sampling: Sampling
     stop_ids: tuple[int, ...]
+    claim: Claim = ANYBODY
 
 
 @dataclass
@@ -98,12 +99,17 @@ class FakeEngine:
     """Set whenever a session is opened or cancelled; for `until`."""
 
     async def open(
-        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, stop_ids: Sequence[int]
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        claim: Claim = ANYBODY,
     ) -> FakeGeneration:
         await asyncio.sleep(0)
         if self.refuse is not None:
             raise self.refuse
-        opening = Opening(tuple(prompt), max_tokens, sampling, tuple(stop_ids))
+        opening = Opening(tuple(prompt), max_tokens, sampling, tuple(stop_ids), claim)
         self.openings.append(opening)
         generation = FakeGeneration(self, opening, self.script(opening))
         self.generations.append(generation)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.wire import codec
 from planner.errors import Infeasible
 from planner.memory import memory_bytes
-from planner.memory_proportional import memory_proportional
+from planner.memory_proportional import MAX_ROWS, memory_proportional
 from planner.model_spec import ModelSpec, RopeSpec
 from planner.types import Device, LayerRange, Plan
 
@@ -36,7 +37,7 @@ SPEC = ModelSpec(
     qk_norm=False,
     sliding_windows=(None,) * 32,
 )
-FORMULA: dict[str, Any] = {"quantization": "int4", "block_size": 32, "slots": 2, "context": 1024}
+FORMULA: dict[str, Any] = {"quantization": "int4", "block_size": 32, "context": 1024}
 PLENTY = 100_000 * MIB
 
 
@@ -44,12 +45,14 @@ def with_layers(num_layers: int) -> ModelSpec:
     return replace(SPEC, num_layers=num_layers, sliding_windows=(None,) * num_layers)
 
 
-def plan_for(*devices: Device, spec: ModelSpec = SPEC, source: str | None = None) -> Plan:
-    return memory_proportional("tiny", spec, devices, boundary="fp16", codec="fp16", source=source, **FORMULA)
+def plan_for(*devices: Device, spec: ModelSpec = SPEC, source: str | None = None, sessions: int = 2) -> Plan:
+    return memory_proportional(
+        "tiny", spec, devices, boundary="fp16", codec="fp16", source=source, sessions=sessions, **FORMULA
+    )
 
 
-def need(layers: LayerRange, spec: ModelSpec = SPEC) -> int:
-    return memory_bytes(spec, layers, **FORMULA)
+def need(layers: LayerRange, spec: ModelSpec = SPEC, slots: int = 2) -> int:
+    return memory_bytes(spec, layers, slots=slots, **FORMULA)
 
 
 def lengths(plan: Plan) -> dict[str, int]:
@@ -65,6 +68,29 @@ def test_equal_devices_share_equally_less_the_head() -> None:
     assert plan.allotment("c").resident == (LayerRange(22, 32),)
     assert plan.allotment("c").memory_bytes == need(LayerRange(22, 32))
     assert plan.allotment("c").memory_available_bytes == PLENTY
+
+
+@given(sessions=st.integers(1, 64), names=st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True))
+def test_there_is_room_for_the_sessions_in_a_micro_batch_per_stage(sessions: int, names: list[str]) -> None:
+    plan = plan_for(*(Device(name, PLENTY) for name in names), sessions=sessions)
+    (route,) = plan.routes
+    slots = route.micro_batches * route.rows
+    assert sessions <= slots < sessions + route.micro_batches
+    assert 1 <= route.rows <= MAX_ROWS
+    assert route.micro_batches >= min(len(names), sessions)
+    for stage in route.stages:
+        allotment = plan.allotment(stage.device)
+        assert allotment.slots == slots
+        assert allotment.memory_bytes == need(stage.layers, slots=slots)
+
+
+def test_no_session_is_no_plan() -> None:
+    with pytest.raises(ValueError, match="not 0"):
+        plan_for(Device("a", PLENTY), sessions=0)
+
+
+def test_a_micro_batch_has_as_many_rows_as_a_frame_holds() -> None:
+    assert MAX_ROWS == codec.MAX_ROWS
 
 
 def test_the_source_comes_first_and_the_rest_stay_in_order() -> None:
@@ -108,7 +134,7 @@ def test_infeasible_names_every_device_and_the_way_out() -> None:
     with pytest.raises(Infeasible) as refused:
         plan_for(Device("agx-1", quarter), Device("watch", 1), Device("agx-2", quarter))
     text = str(refused.value)
-    assert text.startswith("tiny (32 layers, int4, 2 slots of 1024 tokens) does not fit; take fewer slots")
+    assert text.startswith("tiny (32 layers, int4, 2 slots of 1024 tokens) does not fit; take fewer sessions")
     watch, first, second = refused.value.causes
     assert watch.startswith("watch: ")
     assert watch.endswith(" MiB short for one layer")

@@ -1,0 +1,34 @@
+"""What surrounds a cluster beside its devices and its order: emulated links, where weights come from, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent.wire.addresses import BulkSource, LinkShape
+
+MAX_QUEUED_SESSIONS = 64
+"""Sessions that wait for a row: one client's burst fits, and the last of 64 waits minutes for its first token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Of hidden states on an emulated link: the share of elements erased, and the seed of which ones."""
+
+    share: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Settled before the first device says Hello."""
+
+    links: Mapping[str, tuple[LinkShape, ...]] = field(default_factory=dict)
+    """Emulated links by the device they begin at."""
+    losses: Mapping[tuple[str, str], Loss] = field(default_factory=dict)
+    """By the link's two ends."""
+    bulk: BulkSource | None = None
+    """Where devices without the model fetch it from the coordinator."""
+    max_queued: int = MAX_QUEUED_SESSIONS
+    max_sessions_per_key: int = 0
+    """Sessions of one API key that wait or run; 0: no limit."""
