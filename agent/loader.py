@@ -1,27 +1,53 @@
 """From a Load request to an executor: find the model, check digest and memory, load the layers.
 
-ONNX Runtime and onnx are imported here, on the first load: an agent without a model stays small.
+A device without the model, or with another one of that name, fetches its layers when the request says where from. ONNX
+Runtime and onnx are imported here, on the first load: an agent without a model stays small.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from agent.compute.checkpoint import Checkpoint, find_model
 from agent.compute.executor import Executor
+from agent.compute.layer_store import LayerStore
 from agent.compute.model_digest import model_digest
+from agent.compute.part import PartKey, parts_of
+from agent.compute.weights import Weights
 from agent.config import AgentConfig
 from agent.device.sensors.host import model_memory_bytes, physical_cores
-from agent.errors import ConfigError, ModelMismatch, OutOfMemory
+from agent.errors import ConfigError, ModelMismatch, ModelNotFound, OutOfMemory
+from agent.weight_fetch import COORDINATOR
+from agent.weight_transfer import Transfer, source_endpoint
+from agent.wire.addresses import BulkSource
 from agent.wire.messages import Load
+from agent.wire.security import load_key_file
 from planner.memory import memory_breakdown
 from planner.model_spec import ModelSpec
 from planner.types import LayerRange
 
-Progress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from agent.compute.onnx_executor import OnnxExecutor
+
+logger = logging.getLogger(__name__)
+
+LayerProgress = Callable[[int, int], None]
+
 MIB = 1 << 20
+
+
+class Progress(Protocol):
+    """Called with every layer, and every half second while bytes are awaited; may raise to end the load."""
+
+    def __call__(self, done: int, total: int, bytes_done: int = 0, bytes_total: int = 0) -> None:
+        """Layers, and bytes of what is fetched: both 0 where nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +68,21 @@ def load_model(request: Load, config: AgentConfig, provider: str, progress: Prog
     """
     if config.emulate:
         return _load_emulated(request, config, progress)
+    try:
+        checkpoint = _checkpoint(request, config)
+    except (ModelNotFound, ModelMismatch) as problem:
+        if not request.sources:
+            raise
+        logger.info("fetching_weights", extra={"model": request.model, "because": str(problem)})
+        return _load_fetched(request, config, provider, progress)
+    resident = _resident(request, checkpoint.spec)
+    memory = check_memory(request, checkpoint.spec, resident, model_memory_bytes(config.memory_limit_bytes))
+    executor = _executor(request, config, provider, checkpoint, progress)
+    return _checked(request, executor, memory)
+
+
+def _checkpoint(request: Load, config: AgentConfig) -> Checkpoint:
+    """This device's copy of the model. Raises ModelNotFound, BadCheckpoint, ModelMismatch."""
     path = find_model(config.models_dir, request.model)
     checkpoint = Checkpoint.open(path)
     digest = model_digest(path, config.cache_dir)
@@ -51,15 +92,64 @@ def load_model(request: Load, config: AgentConfig, provider: str, progress: Prog
             f"the coordinator's copy {request.digest[:12]}; "
             "copy the coordinator's directory to this device"
         )
-    resident = _resident(request, checkpoint.spec)
-    memory = check_memory(request, checkpoint.spec, resident, model_memory_bytes(config.memory_limit_bytes))
+    return checkpoint
 
+
+def _load_fetched(request: Load, config: AgentConfig, provider: str, progress: Progress) -> LoadedModel:
+    """Load layers that others have, as they arrive."""
+    layers = [0, 0]
+
+    def waiting(bytes_done: int, bytes_total: int) -> None:
+        # Never 0 in all: that would say that nothing is fetched.
+        progress(layers[0], layers[1], bytes_done, max(1, bytes_total))
+
+    key = _part_key(request, provider)
+    store = LayerStore(config.cache_dir / "layers", config.cache_limit_bytes)
+    with closing(Transfer(key, _sources(request, config), load_key_file(config.key_file), store, waiting)) as transfer:
+        resident = _resident(request, transfer.spec)
+        memory = check_memory(request, transfer.spec, resident, model_memory_bytes(config.memory_limit_bytes))
+        transfer.want(parts_of(resident, transfer.spec.num_layers))
+
+        def loading(done: int, total: int) -> None:
+            layers[:] = done, total
+            waiting(transfer.bytes_done, transfer.bytes_total)
+
+        executor = _executor(request, config, provider, transfer, loading)
+        transfer.finish()
+    given = {source or "coordinator": size for source, size in transfer.bytes_from.items()}
+    logger.info("weights_fetched", extra={"model": request.model, "bytes": given})
+    return _checked(request, executor, memory)
+
+
+def _sources(request: Load, config: AgentConfig) -> list[BulkSource]:
+    """Where to fetch from. The coordinator is whoever has the key in this device's configuration."""
+    return [
+        msgspec.structs.replace(
+            source, endpoint=source_endpoint(source, config.coordinator), key=config.coordinator_key
+        )
+        if source.device == COORDINATOR
+        else source
+        for source in request.sources
+        if source.device != config.name
+    ]
+
+
+def _part_key(request: Load, provider: str) -> PartKey:
+    try:
+        compute = "fp32" if provider == "cpu" else "fp16"
+        return PartKey(request.digest, request.quantization, request.block_size, compute)
+    except ValueError as problem:
+        raise ConfigError(f"load of {request.model}: {problem}") from problem
+
+
+def _executor(
+    request: Load, config: AgentConfig, provider: str, weights: Weights, progress: LayerProgress
+) -> OnnxExecutor:
     from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
     from agent.compute.provider_probe import session_settings
-    from agent.compute.self_check import is_batch_invariant
 
     settings = ExecutorSettings(
-        resident=resident,
+        resident=_resident(request, weights.spec),
         slots=request.slots,
         context=request.context,
         quantization=request.quantization,
@@ -72,8 +162,13 @@ def load_model(request: Load, config: AgentConfig, provider: str, progress: Prog
             spin_duration_us=config.spin_duration_us,
         ),
     )
-    executor = OnnxExecutor.load(checkpoint, settings, progress)
-    return LoadedModel(request, executor, memory, is_batch_invariant(executor))
+    return OnnxExecutor.load(weights, settings, progress)
+
+
+def _checked(request: Load, executor: OnnxExecutor, memory_bytes: int) -> LoadedModel:
+    from agent.compute.self_check import is_batch_invariant
+
+    return LoadedModel(request, executor, memory_bytes, is_batch_invariant(executor))
 
 
 def _load_emulated(request: Load, config: AgentConfig, progress: Progress) -> LoadedModel:

@@ -309,6 +309,7 @@ def _connect(client: BulkClient, sources: Sequence[BulkSource]) -> list[str]:
     peers: list[str] = []
     coordinator = [source for source in sources if source.device == COORDINATOR]
     if not coordinator:
+        client.close()
         raise WeightsUnavailable("the coordinator is not among the sources of the load: no manifest to check against")
     for source in (coordinator[0], *(source for source in sources if source.device != COORDINATOR)):
         if len(peers) == MAX_PEERS or source.device in peers:
