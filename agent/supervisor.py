@@ -21,6 +21,7 @@ from agent.config import AgentConfig, advertised_endpoint
 from agent.device.sensors.host import boot_id, model_memory_bytes
 from agent.errors import BadMessage
 from agent.notify import Watchdog, notify, watchdog_interval_s
+from agent.weight_child import WeightChild
 from agent.wire import messages
 from agent.wire.control_plane import ControlClient
 from agent.wire.events import ControlConnected, ControlDisconnected, Controlled, ControlRefused, Event, Readable
@@ -28,6 +29,7 @@ from agent.wire.messages import (
     Heartbeat,
     Hello,
     Load,
+    LoadProgress,
     MeasureDevice,
     Message,
     Rejected,
@@ -61,6 +63,7 @@ class Supervisor:
         self._config = config
         self._keys = load_key_file(config.key_file)
         self._client = ControlClient(self._keys, config.coordinator, config.coordinator_key, config.name)
+        self._weights = WeightChild(config, self._client) if config.bulk_bind else None
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: WorkerChannel | None = None
         self._ready: WorkerReady | None = None
@@ -68,6 +71,8 @@ class Supervisor:
         self._tick = NO_TICK
         self._busy_until_s = 0.0
         """When the long operation that was asked for last counts as hung."""
+        self._bytes_fetched = 0
+        """What the load at hand has fetched by now."""
         self._worker = ""
         self._restart_at_s = 0.0
         self._back_off_s = FIRST_RESTART_S
@@ -88,12 +93,16 @@ class Supervisor:
                 now = time.monotonic()
                 if self._process is None and now >= self._restart_at_s:
                     self._start_worker(now)
+                if self._weights is not None and self._weights.tend(now):
+                    self._say_hello()
                 for event in self._client.poll(POLL_MS):
                     self._on_event(event)
                 self._on_time(time.monotonic())
         finally:
             _tell_systemd("STOPPING=1")
             self._stop_worker()
+            if self._weights is not None:
+                self._weights.stop()
             self._client.close()
         return 0
 
@@ -117,6 +126,9 @@ class Supervisor:
                         "hint": "list this key in cluster.toml",
                     },
                 )
+            case Readable(descriptor) if self._weights is not None and self._weights.owns(descriptor):
+                if self._weights.on_readable():
+                    self._say_hello()
             case Readable() if self._channel is not None:
                 # Without a channel: an event before this one found the worker gone.
                 self._on_worker_readable()
@@ -132,6 +144,8 @@ class Supervisor:
             return
         if isinstance(message, Welcome):
             self._welcome = message
+            if self._weights is not None:
+                self._weights.welcome(message)
         if self._channel is not None:
             if isinstance(message, (Load, MeasureDevice)) and self._watchdog is not None:
                 # The worker refuses what is not within the limits; here it must not put the deadline off for ever.
@@ -142,8 +156,9 @@ class Supervisor:
             self._to_worker(lambda channel: channel.send(message))
 
     def _say_hello(self) -> None:
-        if self._ready is None or not self._connected:
+        if self._ready is None or not self._connected or (self._weights and not self._weights.is_settled):
             return
+        bulk = self._weights.endpoint if self._weights is not None else ""
         self._send(
             Hello(
                 protocol=messages.PROTOCOL_VERSION,
@@ -153,6 +168,7 @@ class Supervisor:
                 data_endpoint=advertised_endpoint(self._config, self._ready.data_endpoint),
                 memory_bytes=model_memory_bytes(self._config.memory_limit_bytes, held_bytes=self._tick.resident_bytes),
                 provider=self._ready.provider,
+                bulk_endpoint=advertised_endpoint(self._config, bulk) if bulk else "",
                 worker=self._worker,
             )
         )
@@ -221,8 +237,17 @@ class Supervisor:
                 self._died_of = None
             case WorkerTick():
                 self._on_tick(message)
+            case LoadProgress():
+                self._on_load_progress(message)
+                self._send(message)
             case _:
                 self._send(message)
+
+    def _on_load_progress(self, progress: LoadProgress) -> None:
+        """Weights that arrive put the deadline off: over a slow link they take hours."""
+        if progress.bytes_done > self._bytes_fetched:
+            self._busy_until_s = time.monotonic() + LOAD_DEADLINE_S
+        self._bytes_fetched = progress.bytes_done
 
     def _on_tick(self, tick: WorkerTick) -> None:
         if tick.busy != self._tick.busy:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol, Union
+from typing import Protocol
 
 from agent.compute.layer_file import LayerFile, LayerHeader
 from agent.compute.layer_store import LayerStore
@@ -21,11 +21,12 @@ from agent.compute.part import PartKey
 from agent.config import AgentConfig
 from agent.errors import AgentError, BadMessage
 from agent.log import configure
+from agent.weight_child import BulkReady
 from agent.wire.bulk import Fetch, Reply, ReplyKind, decode_fetch
 from agent.wire.bulk_plane import BulkServerPlane
 from agent.wire.bulk_turns import Turns
 from agent.wire.events import Event, Readable, Received
-from agent.wire.messages import Message, Welcome
+from agent.wire.messages import Welcome
 from agent.wire.security import AllowList, load_key_file
 from agent.worker_channel import ChannelClosed, Configure, Stop, ToWorker, WorkerChannel
 
@@ -211,15 +212,6 @@ class PartServer:
         self._turns.refund(fetch.length - len(reply.data))
         if self._plane.reply(origin, reply):
             self.bytes_sent[device] = self.bytes_sent.get(device, 0) + len(reply.data)
-
-
-class BulkReady(Message, frozen=True):
-    """To the supervisor: the socket is bound."""
-
-    endpoint: str
-
-
-FromWeightServer = Union[BulkReady]
 
 
 def serve(config: AgentConfig, channel: WorkerChannel) -> None:

@@ -255,8 +255,8 @@ def test_whoever_waits_reports_and_can_end_the_wait(full: LayerStore, tmp_path: 
         WeightSource(COORDINATOR, full, DEVICE, bytes_per_s=20_000) as coordinator,
         closing(Transfer(KEY, [coordinator.source], DEVICE, LayerStore(tmp_path, GIB), waiting)) as fetched,
     ):
+        fetched.want(SOME)
         with pytest.raises(Ended):
-            fetched.want(SOME)
             fetched.embedding()
         assert 0 < reports[-1][0] < reports[-1][1]
 

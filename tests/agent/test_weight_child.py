@@ -1,0 +1,119 @@
+"""An agent that gives its layers away: a third process, announced, guarded, and no condition for serving."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+
+from agent.wire.addresses import PeerKey
+from agent.wire.bulk import Fetch, ReplyKind, decode_reply
+from agent.wire.bulk_plane import BulkClient
+from agent.wire.events import Connected, Refused, Replied
+from agent.wire.messages import PROTOCOL_VERSION, Hello, Welcome
+from agent.wire.security import KeyPair, generate_keys
+from tests.fakes.agent_process import AgentProcess, Coordinator, agent, wait_until
+from tests.fakes.weight_sources import KEY, filled_store
+
+PEER = generate_keys()
+
+
+def weights_process(one: AgentProcess) -> int:
+    """Process id of the child that serves weights."""
+    for child in psutil.Process(one.process.pid).children():
+        if "agent.weight_server" in child.cmdline():
+            return child.pid
+    raise AssertionError("no process serves weights")
+
+
+def first_event(client: BulkClient, kind: type) -> object:
+    """pytest's timeout bounds the wait."""
+    while True:
+        for event in client.poll(1000):
+            if isinstance(event, kind):
+                return event
+
+
+def fetch(endpoint: str, key: str, keys: KeyPair, part: str, item: str) -> ReplyKind:
+    with closing(BulkClient(keys)) as client:
+        client.connect("d1", endpoint, key)
+        first_event(client, Connected)
+        request = Fetch(1, KEY.digest, KEY.quantization, KEY.block_size, KEY.compute, part, item, 0, 1 << 20)
+        assert client.ask("d1", request)
+        replied = first_event(client, Replied)
+        assert isinstance(replied, Replied)
+        return decode_reply(replied.parts).kind
+
+
+def test_a_device_gives_what_its_cache_has_to_the_devices_of_its_cluster(tmp_path: Path) -> None:
+    filled_store(tmp_path / "cache" / "layers", ("embedding",))
+
+    async def scenario() -> None:
+        with (
+            closing(Coordinator()) as coordinator,
+            agent(tmp_path, "d1", coordinator.endpoint, coordinator.keys.public, bulk_bind="tcp://127.0.0.1:0") as one,
+        ):
+            coordinator.allowed.allow(one.public_key, "d1")
+            hello = await coordinator.next(Hello)
+            assert hello.bulk_endpoint.startswith("tcp://127.0.0.1:")
+            with closing(BulkClient(PEER)) as client:
+                client.connect("d1", hello.bulk_endpoint, one.public_key)
+                assert await asyncio.to_thread(first_event, client, Refused)
+            await coordinator.tell("d1", Welcome(PROTOCOL_VERSION, "0.0.0", (PeerKey("peer", PEER.public),)))
+            for part, item, kind in (
+                ("embedding", "model.embed_tokens.weight", ReplyKind.CHUNK),
+                ("embedding", "", ReplyKind.MISSING),
+                ("embedding", "other", ReplyKind.MISSING),
+                ("head", "x", ReplyKind.MISSING),
+            ):
+                asked = asyncio.to_thread(fetch, hello.bulk_endpoint, one.public_key, PEER, part, item)
+                assert await asyncio.wait_for(asked, 20) is kind
+            child = weights_process(one)
+            status, seconds = one.stop()
+            assert (status, seconds < 3) == (0, True)
+            wait_until(lambda: not psutil.pid_exists(child), "the child ends")
+
+    asyncio.run(scenario())
+
+
+def test_a_child_that_dies_costs_its_endpoint_only(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with (
+            closing(Coordinator()) as coordinator,
+            agent(tmp_path, "d1", coordinator.endpoint, coordinator.keys.public, bulk_bind="tcp://127.0.0.1:0") as one,
+        ):
+            coordinator.allowed.allow(one.public_key, "d1")
+            first = await coordinator.next(Hello)
+            os.kill(weights_process(one), signal.SIGKILL)
+            second = await coordinator.next(Hello)
+            assert (first.bulk_endpoint != "", second.bulk_endpoint) == (True, "")
+            assert first.worker == second.worker
+
+    asyncio.run(scenario())
+
+
+def test_an_address_that_is_taken_does_not_keep_a_device_from_serving(tmp_path: Path) -> None:
+    import socket
+
+    async def scenario() -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as taken,
+            closing(Coordinator()) as coordinator,
+            agent(
+                tmp_path,
+                "d1",
+                coordinator.endpoint,
+                coordinator.keys.public,
+                bulk_bind=f"tcp://127.0.0.1:{taken.getsockname()[1]}",
+            ) as one,
+        ):
+            coordinator.allowed.allow(one.public_key, "d1")
+            hello = await coordinator.next(Hello)
+            assert hello.bulk_endpoint == ""
+            assert "cannot bind" in one.log()
+
+    asyncio.run(scenario())
