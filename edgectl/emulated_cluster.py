@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from agent.wire.addresses import LinkShape
 from agent.wire.messages import Sampling
 from edgectl.cluster import Cluster
+from edgectl.cluster_settings import ClusterSettings
 from edgectl.config import ClusterConfig, load_config
 from edgectl.coordinator import Coordinator, Reporter
 from edgectl.deploy import Order, Phase
@@ -27,7 +29,7 @@ from edgectl.output import CommandFailure, say
 from edgectl.profiling_run import open_control
 from planner.profile import ClusterProfile
 from planner.profile_json import dump_profile
-from planner.types import Plan
+from planner.types import Pipeline, Plan
 
 NO_DIGEST = "emulated"
 """There are no weights whose content could differ."""
@@ -55,8 +57,10 @@ class EmulatedCluster:
             self._cluster.start_device(name)
 
     @asynccontextmanager
-    async def serving(self, plan: Plan, profile: ClusterProfile) -> AsyncIterator[Coordinator]:
-        """A coordinator whose devices are ready to run the plan at the pace of the profile.
+    async def serving(
+        self, plan: Plan, profile: ClusterProfile, pipeline: Pipeline = "no-bubbles"
+    ) -> AsyncIterator[Coordinator]:
+        """A coordinator whose devices are ready to run the plan at the pace of the profile, its links included.
 
         Raises CommandFailure when they do not become ready, ProcessFailed when an agent ends.
         """
@@ -64,7 +68,7 @@ class EmulatedCluster:
         self._starts += 1
         config = load_config(self._cluster.config, {})
         coordinator = Coordinator(
-            self._cluster_for(plan, config),
+            self._cluster_for(plan, profile, pipeline, config),
             profile.spec,
             plan.context,
             start=self._starts,
@@ -74,7 +78,7 @@ class EmulatedCluster:
         control = open_control(config)
         running = asyncio.create_task(coordinator.run(control))
         try:
-            await self._until_ready(coordinator, running)
+            await self._until_ready(coordinator, plan, running)
             yield coordinator
             await coordinator.shut_down()
         finally:
@@ -82,7 +86,7 @@ class EmulatedCluster:
             await asyncio.gather(running, return_exceptions=True)
             control.close()
 
-    def _cluster_for(self, plan: Plan, config: ClusterConfig) -> Cluster:
+    def _cluster_for(self, plan: Plan, profile: ClusterProfile, pipeline: Pipeline, config: ClusterConfig) -> Cluster:
         used = {stage.device for route in plan.routes for stage in route.stages}
         order = Order(
             model=plan.model,
@@ -92,13 +96,17 @@ class EmulatedCluster:
             devices=tuple(name for name in self._devices if name in used),
             min_devices=len(used),
             source=plan.routes[0].source,
+            pipeline=pipeline,
         )
         devices = [(device.name, device.key) for device in config.devices]
-        return Cluster(devices, order, Epochs(self._starts), version("edgectl"))
+        settings = ClusterSettings(links=link_shapes(profile))
+        return Cluster(devices, order, Epochs(self._starts), version("edgectl"), settings)
 
-    async def _until_ready(self, coordinator: Coordinator, running: asyncio.Task[None]) -> None:
+    async def _until_ready(self, coordinator: Coordinator, plan: Plan, running: asyncio.Task[None]) -> None:
+        """Until every micro-batch is open, not only the first."""
         began_s = time.monotonic()
-        while not coordinator.cluster.is_ready:
+        seats = sum(route.micro_batches for route in plan.routes)
+        while not coordinator.cluster.is_ready or len(coordinator.cluster.deployment.seats()) < seats:
             await asyncio.sleep(LOOK_S)
             self._processes.check()
             if running.done():
@@ -108,8 +116,18 @@ class EmulatedCluster:
             if deployment.phase is Phase.REFUSED:
                 raise CommandFailure.of(deployment.code, deployment.detail)
             if time.monotonic() - began_s > READY_PATIENCE_S:
-                detail = coordinator.health().detail
+                detail = f"{coordinator.health().detail}\n\n{self._processes.logs()}"
                 raise CommandFailure.of("answer_timeout", f"not ready after {READY_PATIENCE_S:.0f} s: {detail}")
+
+
+def link_shapes(profile: ClusterProfile) -> dict[str, tuple[LinkShape, ...]]:
+    """Every link of a profile as one to emulate, by the device it begins at."""
+    shapes: dict[str, tuple[LinkShape, ...]] = {}
+    for link in profile.links:
+        # Without a burst: a frame takes its whole transfer time however long the link has paused, as in the cost model.
+        shape = LinkShape(link.destination, link.bandwidth_bytes_per_s, 0, link.latency_ms)
+        shapes[link.source] = (*shapes.get(link.source, ()), shape)
+    return shapes
 
 
 class _Warnings(Reporter):
@@ -121,13 +139,9 @@ class _Warnings(Reporter):
 
 
 async def arrivals_s(coordinator: Coordinator, prompt: Sequence[int], tokens: int) -> list[float]:
-    """When each token of one session came to the coordinator. Raises EngineError, CommandFailure for too few.
-
-    One token more is generated and left out: a source tells of its last token at once, of all others only when it has
-    run its own stage for the next one.
-    """
-    session = await coordinator.open(prompt, tokens + 1, Sampling(temperature=0.0), ())
+    """When each token of one session came to the coordinator. Raises EngineError, CommandFailure for too few."""
+    session = await coordinator.open(prompt, tokens, Sampling(temperature=0.0), ())
     found = [time.monotonic() async for _ in session]
-    if len(found) != tokens + 1:
-        raise CommandFailure.of("session_failed", f"{len(found)} tokens came of {tokens + 1}: {session.reason}")
-    return found[:-1]
+    if len(found) != tokens:
+        raise CommandFailure.of("session_failed", f"{len(found)} tokens came of {tokens}: {session.reason}")
+    return found
