@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 def ms_per_token(arrivals_s: Sequence[float]) -> float:
-    """Between the first and the last but one token of a session: decode alone. Raises ValueError for fewer than three."""
+    """From the first to the last but one token of a session, decode alone. Raises ValueError for fewer than three."""
     if len(arrivals_s) < 3:
         raise ValueError("a time per token needs three tokens")
     return 1e3 * (arrivals_s[-2] - arrivals_s[0]) / (len(arrivals_s) - 2)
