@@ -143,6 +143,7 @@ class PartTarget:
         if size < self.header.file_bytes and not self._store.make_room(self.header.file_bytes):
             path.unlink(missing_ok=True)
             raise OSError("it is beyond the limit of the cache")
+        self._path = path
         tail = os.pread(self._descriptor, _DIGEST_BYTES + len(self._marks), self.header.file_bytes)
         head = os.pread(self._descriptor, len(self.header.raw), 0)
         if head == self.header.raw and size == self.header.file_bytes:
@@ -152,7 +153,6 @@ class PartTarget:
         else:
             os.ftruncate(self._descriptor, 0)
         self._lay_out()
-        self._path = path
 
     @property
     def _digest(self) -> bytes:

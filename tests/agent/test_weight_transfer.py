@@ -7,22 +7,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from agent.compute.layer_store import LayerStore
-from agent.compute.weights import EMBEDDING_TENSOR, make_part, part_weights
 from agent.errors import BadCheckpoint, WeightsUnavailable
 from agent.weight_fetch import COORDINATOR
 from agent.weight_transfer import Transfer, source_endpoint
 from agent.wire.addresses import BulkSource
 from agent.wire.bulk import Fetch, Reply, ReplyKind
 from agent.wire.security import generate_keys
-from tests.fakes.weight_sources import CHECKPOINT, GIB, KEY, PARTS, WeightSource, filled_store
+from tests.fakes.weight_sources import GIB, KEY, PARTS, WeightSource, check_arrays, filled_store
 
 DEVICE = generate_keys()
 SOME = ("layer-000", "layer-001", "head", "embedding")
@@ -36,21 +34,6 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> LayerStore:
 def transfer(sources: Iterable[WeightSource], store: LayerStore, **settings: object) -> Transfer:
     addresses = [source.source for source in sources]
     return Transfer(KEY, addresses, DEVICE, store, lambda done, total: None, **settings)  # type: ignore[arg-type]
-
-
-def check_arrays(fetched: Transfer, parts: Sequence[str]) -> None:
-    """Every array of every part equals what a device that has the model makes of it."""
-    assert fetched.spec == CHECKPOINT.spec
-    for part in parts:
-        expected = make_part(CHECKPOINT, KEY, part)
-        found: dict[str, object] = {}
-        for weight in part_weights(CHECKPOINT.spec, KEY, part):
-            found |= fetched.arrays(weight)
-        if part == "embedding":
-            found[EMBEDDING_TENSOR] = fetched.embedding()
-        assert found.keys() == expected.keys()
-        for name, array in expected.items():
-            assert np.array_equal(np.asarray(found[name]), array), name
 
 
 def files_in(store: LayerStore) -> list[str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from agent.compute.checkpoint import Checkpoint
 from agent.compute.layer_store import LayerStore
 from agent.compute.model_digest import model_digest
 from agent.compute.part import PartKey, parts_of
-from agent.compute.weights import make_part
+from agent.compute.weights import EMBEDDING_TENSOR, make_part, part_weights
 from agent.weight_manifest import MODEL, encode_manifest
 from agent.weight_server import OpenParts, Parts, PartServer, StoreParts, bytes_of, chunk_of, key_of
+from agent.weight_transfer import Transfer
 from agent.wire.addresses import BulkSource
 from agent.wire.bulk import Fetch, Reply, ReplyKind
 from agent.wire.bulk_plane import BulkServerPlane
@@ -36,6 +39,21 @@ def filled_store(root: Path, parts: tuple[str, ...] = PARTS) -> LayerStore:
     for part in parts:
         assert store.write(KEY, part, make_part(CHECKPOINT, KEY, part)) is not None
     return store
+
+
+def check_arrays(fetched: Transfer, parts: Sequence[str]) -> None:
+    """Every array of every part equals what a device that has the model makes of it."""
+    assert fetched.spec == CHECKPOINT.spec
+    for part in parts:
+        expected = make_part(CHECKPOINT, KEY, part)
+        found: dict[str, object] = {}
+        for weight in part_weights(CHECKPOINT.spec, KEY, part):
+            found |= fetched.arrays(weight)
+        if part == "embedding":
+            found[EMBEDDING_TENSOR] = fetched.embedding()
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            assert np.array_equal(np.asarray(found[name]), array), name
 
 
 class ManifestParts:

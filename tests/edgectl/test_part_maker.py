@@ -1,0 +1,95 @@
+"""Parts made in a child process: into the cache, into memory where the cache has no room, and what goes wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import psutil
+
+from agent.compute.layer_store import LayerStore
+from agent.compute.part import PartKey
+from agent.compute.weights import make_part
+from edgectl.part_maker import MOST_IN_MEMORY, Job, PartMaker, make_parts
+from tests.fakes.fake_engine import MODEL_DIR
+from tests.fakes.weight_sources import CHECKPOINT, GIB, KEY
+
+FoundT = TypeVar("FoundT")
+
+
+def until(find: Callable[[], FoundT | None]) -> FoundT:
+    """pytest's timeout bounds the wait."""
+    while (found := find()) is None:
+        time.sleep(0.01)
+    return found
+
+
+def test_a_part_is_made_once_and_lies_in_the_cache(tmp_path: Path) -> None:
+    store = LayerStore(tmp_path, GIB)
+    with closing(PartMaker(MODEL_DIR, tmp_path, GIB)) as maker:
+        for _ in range(5):
+            maker.make(Job(KEY, "layer-003"))
+        file = until(lambda: store.find(KEY, "layer-003"))
+        for name, array in make_part(CHECKPOINT, KEY, "layer-003").items():
+            assert np.array_equal(file.array(name), array)
+        assert maker.in_memory(Job(KEY, "layer-003")) is None
+        assert maker.take_problem(Job(KEY, "layer-003")) is None
+
+
+def test_without_room_parts_are_kept_in_memory_a_few_at_a_time(tmp_path: Path) -> None:
+    with closing(PartMaker(MODEL_DIR, tmp_path, 0)) as maker:
+        jobs = [Job(KEY, f"layer-{number:03d}") for number in range(MOST_IN_MEMORY + 1)]
+        for job in jobs:
+            maker.make(job)
+            made = until(lambda job=job: maker.in_memory(job))  # type: ignore[misc]
+            for name, array in make_part(CHECKPOINT, KEY, job.part).items():
+                assert made.read(name, 0, 1 << 30)[: array.nbytes] == array.tobytes()
+                assert made.read(name, 3, 5) == array.tobytes()[3:8]
+        assert [maker.in_memory(job) is not None for job in jobs] == [False, *[True] * MOST_IN_MEMORY]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_made_says_why_and_the_next_one_is_made(tmp_path: Path) -> None:
+    with closing(PartMaker(MODEL_DIR, tmp_path, GIB)) as maker:
+        beyond = Job(KEY, "layer-100")
+        maker.make(beyond)
+        assert "the model has 32 layers" in until(lambda: maker.take_problem(beyond))
+        assert maker.take_problem(beyond) is None
+        maker.make(Job(KEY, "head"))
+        until(lambda: LayerStore(tmp_path, GIB).find(KEY, "head"))
+
+
+def test_a_model_that_is_gone_is_named(tmp_path: Path) -> None:
+    with closing(PartMaker(tmp_path / "gone", tmp_path / "cache", GIB)) as maker:
+        maker.make(Job(KEY, "head"))
+        assert "gone/config.json" in until(lambda: maker.take_problem(Job(KEY, "head")))
+
+
+def test_a_child_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    with closing(PartMaker(MODEL_DIR, tmp_path, GIB)) as maker:
+        maker.make(Job(KEY, "head"))
+        until(lambda: LayerStore(tmp_path, GIB).find(KEY, "head"))
+        [child] = [each for each in psutil.Process().children() if "edgectl.part_maker" in each.cmdline()]
+        child.kill()
+        child.wait(10)
+        maker.make(Job(KEY, "embedding"))
+        until(lambda: LayerStore(tmp_path, GIB).find(KEY, "embedding"))
+    assert not [each for each in psutil.Process().children() if "edgectl.part_maker" in each.cmdline()]
+
+
+def test_the_childs_loop_answers_every_line(tmp_path: Path) -> None:
+    fp16 = PartKey(KEY.digest, "fp32", 0, "fp32")
+    jobs = [Job(KEY, "head"), Job(KEY, "head"), Job(fp16, "layer-000"), Job(KEY, "layer-999")]
+    lines = b"".join(job.line() for job in jobs) + b'["x", "int4", 32, "fp32", "head"]\n'
+    answers = io.BytesIO()
+    make_parts(MODEL_DIR, LayerStore(tmp_path, GIB), io.BytesIO(lines), answers)
+    said = [json.loads(line) for line in answers.getvalue().splitlines()]
+    assert [answer["bytes"] for answer in said] == [0] * 5
+    assert [bool(answer["problem"]) for answer in said] == [False, False, False, True, True]
+    assert LayerStore(tmp_path, GIB).find(fp16, "layer-000") is not None
