@@ -27,6 +27,9 @@ NO_POWER = "agents report no power while they serve"
 LATE_MS = 10.0
 BUSY_SHARE = 0.5
 """A generator that is later or busier than this may measure itself."""
+KEEPS_UP_SHARE = 0.9
+LEAST_TO_JUDGE = 50
+"""Of fewer sessions the last ones under way are too large a part to say that a server falls behind."""
 SECRETS = ("--api-key",)
 
 Json = dict[str, Any]
@@ -260,11 +263,21 @@ def _stages(report: Json) -> str:
                 for name in ("utilization", "decode_utilization", "prefill_utilization")
             ),
             *(_number(stage[name]) for name in ("compute_ms", "wait_ms", "prefill_compute_ms", "prefill_wait_ms")),
-            _number(stage["bytes_per_token"], 0),
+            _number(stage["bytes_per_frame"], 0),
         )
         for stage in report["stages"]
     ]
-    header = ("device", "busy %", "decode", "prefill", "compute ms", "wait ms", "chunk ms", "chunk wait ms", "bytes")
+    header = (
+        "device",
+        "busy %",
+        "decode",
+        "prefill",
+        "compute ms",
+        "wait ms",
+        "chunk ms",
+        "chunk wait ms",
+        "bytes/frame",
+    )
     return table(header, rows)
 
 
@@ -290,12 +303,20 @@ def _notes(report: Json) -> list[str]:
         notes.append(f"generator: {100 * share:.0f} % of a core, sessions sent {late['p99']:.1f} ms late (p99)")
         if late["p99"] > LATE_MS or share > BUSY_SHARE:
             notes.append("note: the generator was late or busy itself; its times contain that")
+    if report["load"]["loop"] == "open" and _falls_behind(report):
+        notes.append("note: sessions came faster than they were served; times grow with the length of the run")
     first = report["time_to_first_token_ms"]
     if first is not None and first["samples"] < 100:
         notes.append(f"note: p99 of {first['samples']} samples lies between the two slowest")
     if report["sessions"]["short"]:
         notes.append(f"note: {report['sessions']['short']} answers ended before their length")
     return notes
+
+
+def _falls_behind(report: Json) -> bool:
+    offered, over = report["offered_per_s"], report["over_while_offered_per_s"]
+    enough = report["sessions"]["offered"] >= LEAST_TO_JUDGE
+    return enough and offered is not None and over is not None and over < KEEPS_UP_SHARE * offered
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -6,8 +6,9 @@ step of one micro-batch, and begins with a run of its source; every other device
     step = compute + wait + wire + overhead behind the source + at the source
 
 step: one token to the next, at the source. compute and wait: summed over the devices. wire: send to answer less the
-time frames were held behind the source. overhead behind the source: held there, less compute and wait. at the source:
-what is left. With several routes these are means over all rounds.
+time frames were held behind the source; on a busy machine the threads that send and hear wait for a processor, and that
+is in it. overhead behind the source: held there, less compute and wait. at the source: what is left. With several
+routes these are means over all rounds.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def stages_of(added: Mapping[str, DeviceTotals], seconds: float) -> list[Json]:
                 "wait_ms": _ms(totals.time("decode_wait_seconds").mean_ms),
                 "prefill_compute_ms": _ms(prefill.mean_ms),
                 "prefill_wait_ms": _ms(totals.time("prefill_wait_seconds").mean_ms),
-                "bytes_per_token": round(totals.counts["decode_bytes_sent"] / frames, 1) if frames else None,
+                "bytes_per_frame": round(totals.counts["decode_bytes_sent"] / frames, 1) if frames else None,
                 "frames_resent": int(totals.counts.get("frames_resent", 0)),
             }
         )

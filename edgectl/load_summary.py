@@ -123,6 +123,7 @@ def summary(outcomes: Sequence[Outcome], warm_up: int, objectives: Objectives) -
     met = sum(objectives.met_by(outcome) for outcome in counted)
     judged = len(counted) - ends["cancelled"]
     arrivals = sorted(moment for outcome in outcomes for moment in _moments(outcome))
+    over = sum(begin_s <= outcome.ended_s <= offered_until_s for outcome in outcomes)
     return {
         "sessions": {
             "offered": len(counted),
@@ -135,6 +136,8 @@ def summary(outcomes: Sequence[Outcome], warm_up: int, objectives: Objectives) -
         "seconds": round(seconds, 3),
         "prompt_tokens": sum(outcome.prompt_tokens for outcome in counted if outcome.arrivals_s),
         "tokens": sum(outcome.tokens for outcome in counted),
+        "offered_per_s": _rate(len(counted) - 1, offered_until_s - begin_s),
+        "over_while_offered_per_s": _rate(over, offered_until_s - begin_s),
         "sessions_per_s": _rate(ends["completed"], seconds),
         "tokens_per_s": _rate(_between(arrivals, begin_s, math.nextafter(end_s, math.inf)), seconds),
         "steady_tokens_per_s": _rate(_between(arrivals, begin_s, offered_until_s), offered_until_s - begin_s),

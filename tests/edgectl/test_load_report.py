@@ -113,6 +113,15 @@ def test_problems_keys_and_a_late_generator_are_told() -> None:
         assert part in text
 
 
+def test_a_server_that_falls_behind_is_told() -> None:
+    text = "sessions came faster than they were served"
+    # Due every second, served every two.
+    slow = [session(number, float(number), 2.0 * number + 0.2, 5, 0.1) for number in range(60)]
+    assert text in describe(document(ran(slow), [], NOW))
+    quick = [session(number, float(number), number + 5.0, 5, 0.1) for number in range(60)]
+    assert text not in describe(document(ran(quick), [], NOW))
+
+
 def test_detail_is_one_object_per_session() -> None:
     report = document(ran(twelve()), [], NOW, detailed=True)
     assert len(report["detail"]) == 12

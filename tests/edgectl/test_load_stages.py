@@ -90,7 +90,7 @@ def test_utilization_is_time_computed_over_time() -> None:
     assert first["utilization"] == pytest.approx(0.2)
     assert second["utilization"] == pytest.approx((0.06 + 0.1) / 0.2)
     assert second["prefill_utilization"] == pytest.approx(0.5)
-    assert (first["bytes_per_token"], second["bytes_per_token"]) == (300.0, None)
+    assert (first["bytes_per_frame"], second["bytes_per_frame"]) == (300.0, None)
     assert (second["decode_runs"], second["prefill_runs"], second["compute_ms"]) == (10, 2, 6.0)
 
 

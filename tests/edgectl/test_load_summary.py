@@ -100,6 +100,9 @@ def test_a_summary_counts_what_happened() -> None:
     assert found["problems"] == {"HTTP 429 queue_full": 1, "broke off: device_lost": 1}
     assert found["seconds"] == pytest.approx(16.101 - 10.0)
     assert found["tokens"] == 11 + 11 + 3 + 2 + 11
+    assert found["offered_per_s"] == pytest.approx(5 / 5.0)
+    # Over between 10 and 15 s: the warm-up's, and all but the last, which came only then.
+    assert found["over_while_offered_per_s"] == pytest.approx(6 / 5.0)
     assert found["sessions_per_s"] == pytest.approx(3 / 6.101, abs=1e-3)
     # Tokens of the warm-up that came in the window were made in it: those at 10.0, 10.5, … 13.5.
     assert found["tokens_per_s"] == pytest.approx((38 + 8) / 6.101, abs=1e-3)
