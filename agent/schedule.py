@@ -31,8 +31,11 @@ CHUNK_GRAIN = 4
 """Lengths of such chunks are multiples of this, so that few shapes of run occur."""
 STRIDE = 2.0
 """From one chunk to the next such a length changes at most by this factor."""
-DEBT_ROUNDS = 0.25
-"""A chunk may go while prefill has had so much of a round more than decoding: measured times scatter."""
+PREFILL_SHARE = 0.8
+"""Of the time that decoding gets, what prefill gets while both want it: others' tokens come at about half their rate
+then, and a prompt takes about twice as long as alone."""
+DEBT_SHARE = 0.25
+"""A chunk may go while prefill has had so much of a chunk's time more than decoding: measured times scatter."""
 
 
 class Choice(NamedTuple):
@@ -44,7 +47,7 @@ class Choice(NamedTuple):
     tokens: int = 0
     """At the source: most tokens of the chunk."""
     spared_s: float | None = None
-    """At the source: seconds of the round of those whom the chunk is to spare; None when nobody decodes."""
+    """At the source: seconds that the chunk may take for the sake of those who decode; None when nobody does."""
 
 
 class Schedule:
@@ -99,21 +102,29 @@ class Schedule:
             return []
         _, number, opened_s = min(prompts)
         since_s = max(opened_s, self._chunk_ended_s)
-        round_s = self._round_s(sources, now)
-        if round_s is None:
+        spared_s = self._spared(sources, number, now)
+        if spared_s is None:
             return [Choice(since_s, number, FrameKind.PREFILL, MAX_TOKENS_PER_ROW)]
-        if self._debt_s > DEBT_ROUNDS * round_s:
+        if self._debt_s > DEBT_SHARE * spared_s:
             return []
-        return [Choice(since_s, number, FrameKind.PREFILL, self._length(round_s), round_s)]
+        return [Choice(since_s, number, FrameKind.PREFILL, self._length(spared_s), spared_s)]
 
-    def _round_s(self, sources: list[MicroBatch], now: float) -> float | None:
-        """Seconds of a decode step of every micro-batch of ours that decodes; None when none does."""
+    def _spared(self, sources: list[MicroBatch], number: int, now: float) -> float | None:
+        """How long a chunk of this micro-batch may take, for the sake of ours that decode; None when none does.
+
+        A token of theirs may meet the chunk once on every stage, and is to be late by a round at most: a round of the
+        device for one stage, a step where there are as many stages as steps.
+        """
         decoding = [m.id for m in sources if m.loop is not None and m.loop.wants_to_decode(now)]
-        return sum(self._decode_s.get(number, 0.0) for number in decoding) if decoding else None
+        if not decoding:
+            return None
+        stages = next(len(m.place.stages) for m in sources if m.id == number)
+        round_s = sum(self._decode_s.get(each, 0.0) for each in decoding)
+        return PREFILL_SHARE * round_s / min(stages, len(decoding))
 
-    def _length(self, round_s: float) -> int:
-        tokens = self._chunk_tokens or (round_s / self.s_per_token if self.s_per_token else 0.0)
-        return max(LEAST_CHUNK, int(min(tokens, MAX_TOKENS_PER_ROW)) // CHUNK_GRAIN * CHUNK_GRAIN)
+    def _length(self, spared_s: float) -> int:
+        tokens = self._chunk_tokens or (spared_s / self.s_per_token if self.s_per_token else 0.0)
+        return max(LEAST_CHUNK, round(min(tokens, MAX_TOKENS_PER_ROW) / CHUNK_GRAIN) * CHUNK_GRAIN)
 
     # --- what happens ---
 
@@ -146,23 +157,23 @@ class Schedule:
         if job.kind is FrameKind.DECODE:
             self._decode_s[job.micro_batch] = smoothed(self._decode_s.get(job.micro_batch, 0.0), compute_s)
             if is_own:
-                self._debt_s = max(0.0, self._debt_s - compute_s)
+                self._debt_s = max(-DEBT_SHARE * compute_s, self._debt_s - PREFILL_SHARE * compute_s)
         elif is_own:
             self._chunk_ended_s = now
             self._learn(job.shape[1], compute_s)
 
     def _learn(self, tokens: int, compute_s: float) -> None:
         """From a chunk of ours."""
-        round_s, self._spared_s = self._spared_s, None
-        if round_s is None:
+        spared_s, self._spared_s = self._spared_s, None
+        if spared_s is None:
             self._debt_s = 0.0
             if tokens >= LEAST_CHUNK:
                 self.s_per_token = smoothed(self.s_per_token, compute_s / tokens)
             return
         self._debt_s += compute_s
         # The rest of a prompt may be shorter than a chunk was meant to be: that teaches nothing.
-        if round_s and compute_s and tokens >= self._length(round_s) - 1:
-            self._chunk_tokens = tokens * min(STRIDE, max(1 / STRIDE, round_s / compute_s))
+        if spared_s and compute_s and tokens >= self._length(spared_s) - 1:
+            self._chunk_tokens = tokens * min(STRIDE, max(1 / STRIDE, spared_s / compute_s))
 
     def has_failed(self) -> None:
         """The job at hand was not run."""
