@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, Union
 
 from edgectl.choice_text import ChoiceText, Piece
-from edgectl.engine import Engine, EngineError, Generation
+from edgectl.engine import Claim, Engine, EngineError, Generation
 from edgectl.openai_api import Ask, Choice
 from edgectl.openai_errors import ApiError
 from edgectl.tokenizer import Tokenizer
@@ -24,6 +24,18 @@ SESSIONS_AT_ONCE = 8
 """Of one HTTP request: a batch of many prompts does not fill the coordinator's queue for everybody else."""
 
 FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose request it is, and how many sessions it may have open at a time."""
+
+    key: str = ""
+    """Names an API key; empty where none is asked for."""
+    at_once: int = SESSIONS_AT_ONCE
+
+
+NOBODY = Owner()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,14 @@ class Answer:
     """Runs the choices of an Ask; `start` once, then `next` until it returns None, then `close`."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, ask: Ask, observer: Observer, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        ask: Ask,
+        observer: Observer,
+        clock: Callable[[], float],
+        *,
+        owner: Owner = NOBODY,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -70,7 +89,8 @@ class Answer:
         self._clock = clock
         self._started = clock()
         self._events: asyncio.Queue[AnswerEvent | ApiError] = asyncio.Queue()
-        self._gate = asyncio.Semaphore(SESSIONS_AT_ONCE)
+        self._claim = Claim(owner.key, ask.priority)
+        self._gate = asyncio.Semaphore(owner.at_once)
         self._tasks: list[asyncio.Task[None]] = []
         self._unfinished = len(ask.choices)
 
@@ -113,7 +133,7 @@ class Answer:
 
     async def _session(self, choice: Choice) -> None:
         stop_ids = () if choice.ignore_eos else self._tokenizer.stop_ids
-        generation = await self._engine.open(choice.prompt, choice.max_tokens, choice.sampling, stop_ids)
+        generation = await self._engine.open(choice.prompt, choice.max_tokens, choice.sampling, stop_ids, self._claim)
         self._observer.session_opened()
         outcome = "cancelled"
         try:

@@ -48,10 +48,11 @@ from edgectl.cluster_settings import ClusterSettings
 from edgectl.deploy import Deployment, Order, Phase, naming
 from edgectl.devices import DeviceEvent, DeviceState, DeviceTable
 from edgectl.effects import Effect, Loading, Notice, Ready, Send, SendSource
-from edgectl.engine import ANYBODY, Claim, EngineError, Health
+from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
 from edgectl.epochs import Epochs
 from edgectl.routes import Seat
 from edgectl.sessions import SessionTable
+from planner.types import Plan
 
 Inbound = Union[FromAgent, FromSource]
 
@@ -80,6 +81,8 @@ class Cluster:
         self._version = version
         self._alive_sent = float("-inf")
         self._is_stopping = False
+        self._observed: Plan | None = None
+        """The plan that the sessions' traffic is about."""
         self._unannounced: Ready | None = None
         """A plan that runs, but whose source's worker has not connected yet: it may be later than its supervisor."""
 
@@ -112,7 +115,7 @@ class Cluster:
         for record in self.devices.silent(now):
             effects.append(Notice("warning", f"{record.name} is lost: no heartbeat for {now - record.heard:.1f} s"))
             if self.deployment.uses(record.name):
-                effects += self._lose(record.name, "device_lost", f"device {record.name} is lost")
+                effects += self._lose(record.name, "device_lost", f"device {record.name} is lost", now)
         effects += self.sessions.on_tick(now)
         if now - self._alive_sent >= ALIVE_INTERVAL_S:
             self._alive_sent = now
@@ -121,10 +124,16 @@ class Cluster:
         return self._resolve([*effects, *self._proceed(now)])
 
     def open_session(self, opening: OpenSession, now: float, claim: Claim = ANYBODY) -> list[Effect]:
-        """Queues a session. Raises EngineError: `no_agent`, `not_ready`, `queue_full`, or why the plan was refused."""
+        """Lets a session wait for its row. Raises EngineError: `no_agent`, `not_ready` or why the plan was refused;
+        `queue_full`, `too_many_sessions`; `context_length_exceeded`."""
         if not self.is_ready:
             raise EngineError(self._why_not(), self.health().detail)
-        self.sessions.open(opening, claim, now)
+        plan = self.deployment.plan
+        if plan is not None and len(opening.prompt) + opening.max_tokens > plan.context:
+            # A row has so many positions, reserved before it starts: none is lost half-way for lack of them.
+            detail = f"{len(opening.prompt)} tokens and {opening.max_tokens} more, the context is {plan.context}"
+            raise EngineError("context_length_exceeded", detail)
+        self.sessions.open(opening, claim, now, self._seats())
         return self._resolve(self._proceed(now))
 
     def cancel(self, session: str, now: float) -> list[Effect]:
@@ -154,6 +163,14 @@ class Cluster:
             detail = "the devices load their layers" if deployment.phase is Phase.LOADING else "opening the route"
         return Health(self.is_ready, expected - len(missing), expected, detail)
 
+    def load(self) -> ServerLoad:
+        """How full the cluster is."""
+        rows = sum(seat.rows for seat in self._seats())
+        waiting, used = self.sessions.queued, self.sessions.running
+        is_free = rows > used and not waiting
+        wait_s = 0.0 if is_free else self.sessions.traffic.wait_s(waiting + 1, rows)
+        return ServerLoad(rows, used, self.sessions.queued_by_key(), wait_s)
+
     def telemetry(self) -> Mapping[str, Telemetry]:
         """Last telemetry of each connected device."""
         return {record.name: record.heartbeat.telemetry for record in self.devices if record.heartbeat is not None}
@@ -174,7 +191,7 @@ class Cluster:
             reopened = self.deployment.on_reconnected(device)
             return [Send(origin, welcome), Notice("info", f"{device} reconnected"), *reopened]
         uses = self.deployment.uses(device)
-        lost = self._lose(device, "device_lost", f"device {device} started again") if uses else []
+        lost = self._lose(device, "device_lost", f"device {device} started again", now) if uses else []
         self.devices.hello(origin, message, device, now)
         connected = Notice("info", f"{device} connected")
         return [Send(origin, welcome), connected, *lost, *self.deployment.on_arrival(device, now)]
@@ -199,7 +216,7 @@ class Cluster:
             return self.sessions.on_token(event, now)
         if isinstance(event, SessionEnded):
             return self.sessions.on_ended(event, now)
-        effects = self.sessions.on_failed(event)
+        effects = self.sessions.on_failed(event, now)
         if event.code in BREAKING_CODES:
             effects += self._break(device, micro_batch, event.code, event.detail, now)
         return effects
@@ -248,7 +265,7 @@ class Cluster:
 
     def _break(self, device: str, micro_batch: int, code: str, detail: str, now: float) -> list[Effect]:
         """Sessions of an older micro-batch have failed with it: nobody has a row under its number."""
-        failed = self.sessions.fail_running((micro_batch,), code, naming(device, detail))
+        failed = self.sessions.fail_running((micro_batch,), code, naming(device, detail), now)
         return [*failed, *self.deployment.on_broken(device, micro_batch, code, detail, now)]
 
     def _on_worker_restarted(self, device: str, message: WorkerRestarted, now: float) -> list[Effect]:
@@ -257,7 +274,7 @@ class Cluster:
         record.apply(DeviceEvent.WORKER_RESTARTED)
         effects: list[Effect] = [Notice("warning", f"{device}: its worker restarted: {message.cause}")]
         if self.deployment.uses(device):
-            effects += self._lose(device, "worker_lost", f"the worker of {device} restarted: {message.cause}")
+            effects += self._lose(device, "worker_lost", f"the worker of {device} restarted: {message.cause}", now)
         return [*effects, *self.deployment.on_arrival(device, now)]
 
     def _why_not(self) -> str:
@@ -268,10 +285,10 @@ class Cluster:
         is_waiting = deployment.phase is Phase.WAITING or deployment.is_down()
         return "no_agent" if is_waiting and deployment.missing() else "not_ready"
 
-    def _lose(self, device: str, code: str, detail: str) -> list[Effect]:
+    def _lose(self, device: str, code: str, detail: str, now: float) -> list[Effect]:
         """Closes what runs through a device and fails its sessions; who waits goes on waiting where others serve."""
         numbers = self.deployment.numbers_through(device)
-        effects = [*self.sessions.fail_running(numbers, code, detail), *self.deployment.lose(device)]
+        effects = [*self.sessions.fail_running(numbers, code, detail, now), *self.deployment.lose(device)]
         if not self.deployment.is_serving():
             effects += self.sessions.fail_queued(code, detail)
         return effects
@@ -280,6 +297,9 @@ class Cluster:
         if self._is_stopping:
             return []
         effects = self.deployment.advance(now)
+        if self.deployment.plan is not self._observed and self.deployment.plan is not None:
+            self._observed = self.deployment.plan
+            self.sessions.traffic.begin(self._observed)
         if self.deployment.phase is Phase.REFUSED:
             effects += self.sessions.fail_queued(self.deployment.code, self.deployment.detail)
         return [*effects, *self.sessions.start(self._seats(), now)]

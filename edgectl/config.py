@@ -19,17 +19,24 @@ import msgspec
 
 from agent.config import DEVICE_NAME, Z85_KEY
 from agent.errors import ConfigError
+from agent.wire.addresses import BulkSource
+from edgectl.cluster_settings import ClusterSettings
+from edgectl.links_config import LinkConfig, check_links, losses_of, shapes_of
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+MAX_SESSIONS_LIMIT = 100_000
+"""A queue of that many holds gigabytes of prompts; whoever wants none has 0."""
+
 ENV_PREFIX = "EDGE_COORDINATOR__"
 FILE_NAME = "cluster.toml"
 _ENDPOINT = re.compile(r"tcp://\S+:(\d{1,5}|\*)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
+_NUMBER_KEYS = frozenset({"max_queued", "max_sessions_per_key"})
 _PATH_KEYS = frozenset({"key_file", "api_keys_file", "state_dir"})
 
 
@@ -79,9 +86,21 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     coordinator: CoordinatorConfig = CoordinatorConfig()
     devices: tuple[DeviceConfig, ...] = ()
+    links: tuple[LinkConfig, ...] = ()
+    """Links that are emulated; none in a cluster that serves anybody but its owner's curiosity."""
 
     def device_names(self) -> tuple[str, ...]:
         return tuple(device.name for device in self.devices)
+
+    def settings(self, bulk: BulkSource | None = None) -> ClusterSettings:
+        """What the file says beside devices and addresses; `bulk` is where the coordinator gives weights away."""
+        return ClusterSettings(
+            links=shapes_of(self.links),
+            losses=losses_of(self.links),
+            bulk=bulk,
+            max_queued=self.coordinator.max_queued,
+            max_sessions_per_key=self.coordinator.max_sessions_per_key,
+        )
 
 
 class HttpAddress(NamedTuple):
@@ -127,19 +146,15 @@ def load_config(path: Path, env: Mapping[str, str], flags: Mapping[str, str | No
         raise ConfigError(f"{path}: {problem}") from problem
     _refuse_unknown(str(path), "", raw, ClusterConfig)
     table = raw.get("coordinator", {})
-    devices = raw.get("devices", [])
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: coordinator: expected a table, [coordinator]")
-    if not isinstance(devices, list) or not all(isinstance(device, dict) for device in devices):
-        raise ConfigError(f"{path}: devices: expected an array of tables, [[devices]]")
-    coordinator = _coordinator(path, table, env, flags or {})
-    for index, device in enumerate(devices):
-        _refuse_unknown(str(path), f"devices[{index}].", device, DeviceConfig)
     config = ClusterConfig(
-        coordinator=coordinator,
-        devices=tuple(_typed(device, DeviceConfig, str(path), f"devices[{n}].") for n, device in enumerate(devices)),
+        coordinator=_coordinator(path, table, env, flags or {}),
+        devices=_tables(str(path), raw, "devices", DeviceConfig),
+        links=_tables(str(path), raw, "links", LinkConfig),
     )
     _check_devices(str(path), config.devices)
+    check_links(str(path), config.links, config.device_names())
     return config
 
 
@@ -216,9 +231,14 @@ def _coordinator(
         )
         for key, value in settings.items():
             is_path = key in _PATH_KEYS and isinstance(value, str)
-            values[key] = base / Path(value).expanduser() if is_path else value
+            is_number = source == "environment" and key in _NUMBER_KEYS and value.isdigit()
+            values[key] = base / Path(value).expanduser() if is_path else int(value) if is_number else value
             sources[key] = source
     config = _typed(values, CoordinatorConfig, str(path), "coordinator.")
+    for key in ("max_queued", "max_sessions_per_key"):
+        if not 0 <= getattr(config, key) <= MAX_SESSIONS_LIMIT:
+            place = f"{sources.get(key, path)}: coordinator.{key}"
+            raise ConfigError(f"{place}: {getattr(config, key)} is outside 0 to {MAX_SESSIONS_LIMIT}")
     try:
         parse_http(config.http)
     except ValueError as problem:
@@ -228,6 +248,16 @@ def _coordinator(
     except ValueError as problem:
         raise ConfigError(f"{sources.get('bind', path)}: coordinator.bind: {problem}") from problem
     return config
+
+
+def _tables(source: str, raw: Mapping[str, Any], key: str, struct: type[StructT]) -> tuple[StructT, ...]:
+    """An array of tables, each checked against its struct."""
+    tables = raw.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{source}: {key}: expected an array of tables, [[{key}]]")
+    for index, table in enumerate(tables):
+        _refuse_unknown(source, f"{key}[{index}].", table, struct)
+    return tuple(_typed(table, struct, source, f"{key}[{index}].") for index, table in enumerate(tables))
 
 
 def _check_devices(source: str, devices: Sequence[DeviceConfig]) -> None:
@@ -253,7 +283,7 @@ def _check_devices(source: str, devices: Sequence[DeviceConfig]) -> None:
 
 
 def _refuse_unknown(source: str, prefix: str, table: Mapping[str, Any], struct: type[msgspec.Struct]) -> None:
-    known = struct.__struct_fields__
+    known = struct.__struct_encode_fields__
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)

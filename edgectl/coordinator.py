@@ -17,7 +17,7 @@ from agent.errors import BadMessage
 from agent.wire.messages import EndReason, OpenSession, Sampling, SessionEnded, Telemetry, TokenEvent, decode, encode
 from edgectl.cluster import Cluster, Inbound
 from edgectl.effects import Deliver, Effect, Loading, NoPlan, Notice, Ready, Send, SendSource, SessionEvent
-from edgectl.engine import ANYBODY, Claim, EngineError, Health
+from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
 from edgectl.status import status_of
 from planner.model_spec import ModelSpec
 
@@ -158,6 +158,9 @@ class Coordinator:
 
     def health(self) -> Health:
         return self.cluster.health()
+
+    def load(self) -> ServerLoad:
+        return self.cluster.load()
 
     def telemetry(self) -> Mapping[str, Telemetry]:
         return self.cluster.telemetry()

@@ -63,6 +63,19 @@ class Health:
     """One sentence for a person: what is missing, or "ready"."""
 
 
+@dataclass(frozen=True, slots=True)
+class ServerLoad:
+    """How full a server is."""
+
+    rows: int
+    """Sessions that can run at a time, now."""
+    rows_in_use: int
+    queued_by_key: Mapping[str, int]
+    """Sessions that wait, by `Claim.key`; keys of which none waits are not there."""
+    expected_wait_s: float | None
+    """How long a session that came now would wait for a row; None where nothing is known yet."""
+
+
 class Generation(Protocol):
     """One session: its tokens in index order, then a reason."""
 
@@ -117,6 +130,8 @@ class Engine(Protocol):
         ...
 
     def health(self) -> Health: ...
+
+    def load(self) -> ServerLoad: ...
 
     def telemetry(self) -> Mapping[str, Telemetry]:
         """Last telemetry of each connected device, by device name; totals since that device's worker started."""

@@ -99,6 +99,9 @@ FAILURES: dict[str, Failure] = {
     "queue_full": Failure(
         ExitCode.UNAVAILABLE, 429, "rate_limit_error", "All rows are taken and the queue is full", "try again", 2.0
     ),
+    "too_many_sessions": Failure(
+        ExitCode.UNAVAILABLE, 429, "rate_limit_error", "This API key has too many sessions", "wait for one to end", 2.0
+    ),
     "no_free_row": _lost(500, "A device has no row left for this session", _BUG),
     "cancelled": _lost(503, "The session was ended by the other side", _WATCH, 2.0),
     "session_failed": _lost(500, "The session failed on a device", _WATCH),

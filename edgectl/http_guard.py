@@ -28,6 +28,10 @@ Respond = Callable[[ApiError, Scope, Receive, Send], Awaitable[None]]
 OPEN_PATHS = frozenset({"/healthz"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
+KEY_OF_SCOPE = "edgectl.key"
+"""Where the request's scope says whose it is: the beginning of its key's digest; not there without keys."""
+KEY_NAME_CHARACTERS = 12
+
 CLIENT_GONE = 499
 """What a request is counted under when the client hung up before the response began (nginx's number)."""
 
@@ -86,17 +90,21 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not self._digests:
             return _foreign(headers)
-        if scope["path"] in OPEN_PATHS or self._knows(headers.get(b"authorization", "")):
+        known = self._known(headers.get(b"authorization", ""))
+        if known is not None:
+            scope[KEY_OF_SCOPE] = known.hex()[:KEY_NAME_CHARACTERS]
+        if scope["path"] in OPEN_PATHS or known is not None:
             return None
         return ApiError("invalid_api_key", "the API key is missing or wrong: send `Authorization: Bearer KEY`")
 
-    def _knows(self, authorization: str) -> bool:
+    def _known(self, authorization: str) -> bytes | None:
+        """The digest of the key, where it is one of ours."""
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key:
-            return False
+            return None
         digest = hashlib.sha256(key.strip().encode("latin-1")).digest()
         # All are compared, each in constant time, so that the time says nothing about which one was close.
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+        return digest if sum(hmac.compare_digest(digest, known) for known in self._digests) > 0 else None
 
 
 def _foreign(headers: dict[bytes, str]) -> ApiError | None:

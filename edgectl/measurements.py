@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from agent.wire.messages import MAX_MEASURED_POINTS, MeasureDevice, MeasureLink
-from edgectl.instructions import PREFILL_CHUNK_TOKENS
 from edgectl.devices import DeviceRecord
+from edgectl.instructions import PREFILL_CHUNK_TOKENS
 from planner.errors import BadProfile
 from planner.model_spec import ModelSpec, parse_config
 from planner.profile import ClusterProfile, DeviceProfile, LinkProfile

@@ -96,6 +96,7 @@ class _DeviceCollector(Collector):
             ("edge_devices_expected", float(health.devices_expected), "Devices of the plan"),
         ):
             yield GaugeMetricFamily(name, meaning, value=value)
+        yield from self._load()
         telemetry = dict(self._engine.telemetry())
         for histogram in get_args(HistogramName):
             family = HistogramMetricFamily(f"edge_{histogram}", _meaning(histogram), labels=["device"])
@@ -115,6 +116,18 @@ class _DeviceCollector(Collector):
             for reason in RefusalReason:
                 refused.add_metric([device, reason.value], totals.counters.get(REFUSED_PREFIX + reason.value, 0))
         yield refused
+
+    def _load(self) -> Iterator[Metric]:
+        load = self._engine.load()
+        yield GaugeMetricFamily("edge_rows", "Sessions that can run at a time", value=load.rows)
+        yield GaugeMetricFamily("edge_rows_in_use", "Sessions that run", value=load.rows_in_use)
+        queued = GaugeMetricFamily("edge_sessions_queued", "Sessions that wait for a row", labels=["key"])
+        for key, count in load.queued_by_key.items():
+            queued.add_metric([key], count)
+        yield queued
+        if load.expected_wait_s is not None:
+            meaning = "How long a session that came now would wait for a row"
+            yield GaugeMetricFamily("edge_expected_wait_seconds", meaning, value=load.expected_wait_s)
 
 
 def _meaning(name: str) -> str:

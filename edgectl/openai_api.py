@@ -50,6 +50,8 @@ class Ask:
     include_usage: bool
     token_ids: bool = False
     """Token ids are sent with the text."""
+    priority: int = 0
+    """Lower is sooner; see `edgectl.engine.Claim`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ def _ask(body: Body, choices: Sequence[Choice], prompt_tokens: int, *, chat: boo
         stream=bool(body.stream),
         include_usage=bool(body.stream_options is not None and body.stream_options.include_usage),
         token_ids=bool(body.return_token_ids),
+        priority=body.priority or 0,
     )
 
 

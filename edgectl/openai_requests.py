@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 import msgspec
 from msgspec import Meta
 
+from edgectl.engine import MAX_PRIORITY
 from edgectl.openai_errors import ApiError
 
 MAX_STOP_STRINGS = 4
@@ -47,6 +48,8 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     """Extension: only a length or a stop string ends the answer."""
     return_token_ids: bool | None = None
     """Extension: every choice and chunk says the ids of its tokens in `token_ids`."""
+    priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
+    """Extension: seconds by which the request may wait longer than others of its key; lower is sooner."""
     max_tokens: TokenLimit | None = None
     max_completion_tokens: TokenLimit | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES_PER_PROMPT)] | None = None

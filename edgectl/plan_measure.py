@@ -95,7 +95,7 @@ def measure_plan(
     order = order_of_plan(served, plan, config.device_names())
     start = count_start(state_directory(config.coordinator, os.environ))
     devices = [(device.name, device.key) for device in config.devices]
-    cluster = Cluster(devices, order, Epochs(start), version("edgectl"))
+    cluster = Cluster(devices, order, Epochs(start), version("edgectl"), config.settings())
     prompts = _prompts(served.spec.vocab_size, prompt_tokens, generations + 1)
 
     async def run() -> Measured:

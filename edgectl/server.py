@@ -20,10 +20,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.errors import ConfigError
-from edgectl.answer import Answer
+from edgectl.answer import SESSIONS_AT_ONCE, Answer, Owner
 from edgectl.answer_response import AnswerResponse, error_response, json_response
 from edgectl.engine import Engine
-from edgectl.http_guard import Guard
+from edgectl.http_guard import KEY_OF_SCOPE, Guard
 from edgectl.metrics import CONTENT_TYPE, Metrics
 from edgectl.openai_api import Ask, read_chat, read_completion
 from edgectl.openai_errors import ApiError
@@ -59,12 +59,23 @@ class Clocks:
 
 
 def create_app(
-    engine: Engine, tokenizer: Tokenizer, *, api_keys: Collection[str] | None = None, clocks: Clocks | None = None
+    engine: Engine,
+    tokenizer: Tokenizer,
+    *,
+    api_keys: Collection[str] | None = None,
+    clocks: Clocks | None = None,
+    sessions_per_key: int = 0,
 ) -> FastAPI:
-    """The app over one engine; `api_keys` are SHA-256 digests in hex, none means loopback names only."""
+    """The app over one engine; `api_keys` are SHA-256 digests in hex, none means loopback names only.
+
+    No request has more than `sessions_per_key` sessions open at a time, so that it is not refused on its own account;
+    0 is no limit.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     metrics = Metrics(engine)
-    routes = _Routes(engine, tokenizer, metrics, clocks or Clocks())
+    routes = _Routes(
+        engine, tokenizer, metrics, clocks or Clocks(), min(sessions_per_key or SESSIONS_AT_ONCE, SESSIONS_AT_ONCE)
+    )
     served: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
         "/v1/models": ("GET", routes.models),
         "/v1/models/{model:path}": ("GET", routes.model),
@@ -91,7 +102,8 @@ def create_app(
 class _Routes:
     """The handlers; each method is one path."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, metrics: Metrics, clocks: Clocks) -> None:
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, metrics: Metrics, clocks: Clocks, at_once: int) -> None:
+        self._at_once = at_once
         self._engine = engine
         self._tokenizer = tokenizer
         self._metrics = metrics
@@ -110,13 +122,15 @@ class _Routes:
         self._check_model(body.model)
         context, seed = self._engine.context, self._clocks.draw_seed
         # Tokenizing a long prompt takes tens of milliseconds, in which the coordinator must hear its devices.
-        return self._answer(await asyncio.to_thread(read_completion, body, self._tokenizer, context, seed))
+        ask = await asyncio.to_thread(read_completion, body, self._tokenizer, context, seed)
+        return self._answer(ask, request)
 
     async def chat_completions(self, request: Request) -> Response:
         body = parse_body(await _read_body(request, self._clocks.body_patience_s), ChatBody)
         self._check_model(body.model)
         context, seed = self._engine.context, self._clocks.draw_seed
-        return self._answer(await asyncio.to_thread(read_chat, body, self._tokenizer, context, seed))
+        ask = await asyncio.to_thread(read_chat, body, self._tokenizer, context, seed)
+        return self._answer(ask, request)
 
     async def health(self) -> Response:
         health = self._engine.health()
@@ -134,11 +148,12 @@ class _Routes:
     async def status(self) -> Response:
         return json_response(self._engine.status())
 
-    def _answer(self, ask: Ask) -> Response:
+    def _answer(self, ask: Ask, request: Request) -> Response:
         self._metrics.prompt_accepted(ask.prompt_tokens)
         prefix = "chatcmpl" if ask.chat else "cmpl"
         envelope = Envelope(f"{prefix}-{secrets.token_hex(12)}", int(self._clocks.unix()), self._engine.model)
-        answer = Answer(self._engine, self._tokenizer, ask, self._metrics, self._clocks.monotonic)
+        owner = Owner(request.scope.get(KEY_OF_SCOPE, ""), self._at_once)
+        answer = Answer(self._engine, self._tokenizer, ask, self._metrics, self._clocks.monotonic, owner=owner)
         return AnswerResponse(ask, answer, shape_of(ask, envelope, self._tokenizer), self._clocks.keep_alive_s)
 
     def _check_model(self, model: str) -> None:

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from agent.errors import ConfigError
 from agent.wire.control_plane import AsyncControlServer
 from agent.wire.security import AllowList, load_key_file
+from edgectl.bulk_server import BulkServer
 from edgectl.cluster import Cluster
 from edgectl.config import ClusterConfig, load_api_keys, parse_http, state_directory
 from edgectl.coordinator import Coordinator, Reporter
@@ -39,6 +41,8 @@ class Serving:
 
     config: ClusterConfig
     model: ServedModel
+    directory: Path
+    """Where the model is here."""
     tokenizer: Tokenizer
     context: int
     order: Order
@@ -85,7 +89,7 @@ class Serving:
             served = describe_model(located, progress)
         order, context = order_of(served)
         tokenizer = load_tokenizer(located.directory, served.spec.vocab_size)
-        return cls(config, served, tokenizer, context, order, api_keys)
+        return cls(config, served, located.directory, tokenizer, context, order, api_keys)
 
 
 class Terminal(Reporter):
@@ -139,7 +143,12 @@ class _Bars:
             self._progress.start()
         if progress.device not in self._tasks:
             self._tasks[progress.device] = self._progress.add_task(progress.device)
-        self._progress.update(self._tasks[progress.device], completed=progress.layers_done, total=progress.layers_total)
+        done, total, what = progress.layers_done, progress.layers_total, progress.device
+        if progress.bytes_done < progress.bytes_total:
+            # Its layers load as they arrive: what is on its way says how long it takes.
+            done, total = progress.bytes_done, progress.bytes_total
+            what = f"{progress.device}, {mib(done)} of {mib(total)}"
+        self._progress.update(self._tasks[progress.device], completed=done, total=total, description=what)
 
     def say(self, text: str) -> None:
         if self._progress is None:
@@ -205,24 +214,34 @@ async def serve_cluster(serving: Serving, *, as_json: bool) -> None:
     keys = load_key_file(config.key_file)
     start = count_start(state_directory(config, os.environ))
     devices = [(device.name, device.key) for device in serving.config.devices]
-    cluster = Cluster(devices, serving.order, Epochs(start), version("edgectl"))
-    terminal = Terminal(cluster.devices, as_json=as_json)
-    coordinator = Coordinator(
-        cluster, serving.model.spec, serving.context, start=start, clock=time.monotonic, reporter=terminal
-    )
-    control = AsyncControlServer(keys, AllowList({key: name for name, key in devices}), config.bind)
+    bulk = BulkServer.open(serving.config, keys, serving.directory, serving.model.digest)
     try:
-        say(f"waiting for {', '.join(serving.order.devices)} at {control.endpoint}")
-        await _run(serving, coordinator, control, terminal)
+        settings = serving.config.settings(bulk.source)
+        cluster = Cluster(devices, serving.order, Epochs(start), version("edgectl"), settings)
+        terminal = Terminal(cluster.devices, as_json=as_json)
+        coordinator = Coordinator(
+            cluster, serving.model.spec, serving.context, start=start, clock=time.monotonic, reporter=terminal
+        )
+        control = AsyncControlServer(keys, AllowList({key: name for name, key in devices}), config.bind)
+        try:
+            say(f"waiting for {', '.join(serving.order.devices)} at {control.endpoint}")
+            await _run(serving, coordinator, control, terminal)
+        finally:
+            control.close()
     finally:
-        control.close()
+        bulk.close()
 
 
 async def _run(serving: Serving, coordinator: Coordinator, control: AsyncControlServer, terminal: Terminal) -> None:
     stop = _stop_signal()
     address = parse_http(serving.config.coordinator.http)
     terminal.url = address.url
-    app = create_app(coordinator, serving.tokenizer, api_keys=serving.api_keys)
+    app = create_app(
+        coordinator,
+        serving.tokenizer,
+        api_keys=serving.api_keys,
+        sessions_per_key=serving.config.coordinator.max_sessions_per_key,
+    )
 
     def listening(host: str, port: int) -> None:
         terminal.url = address._replace(host=host, port=port).url

@@ -26,6 +26,7 @@ from edgectl.effects import Deliver, Effect, SendSource
 from edgectl.engine import Claim, EngineError
 from edgectl.fair_queue import FairQueue
 from edgectl.routes import Seat
+from edgectl.traffic import Traffic
 
 RESUME_INTERVAL_S = 1.0
 """A gap is asked for again this often: the first time may have been lost with the connection that lost the events."""
@@ -55,6 +56,10 @@ class SessionRecord:
     """When its first token should be there."""
     seat: Seat | None = None
     """The micro-batch in which it has a row; None while it waits."""
+    seated_s: float = 0.0
+    """When it got its row."""
+    token_s: float = 0.0
+    """When its last token came."""
     state: SessionState = SessionState.QUEUED
     emitted: list[int] = field(default_factory=list)
     resume_asked: float | None = None
@@ -84,6 +89,7 @@ class SessionTable:
         self._queue: FairQueue[SessionRecord] = FairQueue()
         self._running: dict[str, SessionRecord] = {}
         self.counts = SessionCounts()
+        self.traffic = Traffic()
 
     @property
     def queued(self) -> int:
@@ -101,29 +107,49 @@ class SessionTable:
         """A session that has a row."""
         return self._running.get(session)
 
-    def open(self, opening: OpenSession, claim: Claim, now: float) -> None:
-        """Lets a session wait for a row. Raises EngineError `queue_full`."""
-        if len(self._queue) >= self._settings.max_queued:
-            most = self._settings.max_queued
-            raise EngineError("queue_full", f"{len(self._queue)} sessions wait already, at most {most}")
+    def queued_by_key(self) -> dict[str, int]:
+        return self._queue.by_key()
+
+    def open(self, opening: OpenSession, claim: Claim, now: float, seats: Sequence[Seat]) -> None:
+        """Lets a session wait for a row. Raises EngineError `queue_full` and `too_many_sessions`."""
+        rows = sum(seat.rows for seat in seats)
+        of_key = self._queue.by_key().get(claim.key, 0) + sum(
+            record.key == claim.key and record.state is SessionState.RUNNING for record in self._running.values()
+        )
+        limit = self._settings.max_sessions_per_key
+        if limit and of_key >= limit:
+            # One of its own has to end; that it runs at all is the least that can be said of it.
+            retry_s = self.traffic.retry_after_s(1, min(rows, of_key))
+            raise EngineError(
+                "too_many_sessions", f"{of_key} sessions of this key wait or run, at most {limit}", retry_s
+            )
+        waiting, most = len(self._queue), self._settings.max_queued
+        used = self.in_use()
+        free = sum(seat.rows - used[seat.micro_batch] for seat in seats)
+        if waiting >= most + free:
+            # When half of those who wait have had their turn: whoever is sent away does not come back at once.
+            retry_s = self.traffic.retry_after_s(max(1, waiting // 2), rows)
+            raise EngineError("queue_full", f"{waiting} sessions wait already, at most {most}", retry_s)
         record = SessionRecord(opening, claim.key, claim.due_s(now))
         self._queue.put(record.key, record.due_s, record.session, record)
         self.counts.opened += 1
 
     def start(self, seats: Sequence[Seat], now: float) -> list[Effect]:
-        """Gives free rows to those who wait, each to the micro-batch that has most of them free."""
+        """Gives free rows to those who wait, each where it is expected to be done first."""
         effects: list[Effect] = []
         used = self.in_use()
         while free := [seat for seat in seats if used[seat.micro_batch] < seat.rows]:
             record = self._queue.pop()
             if record is None:
                 break
-            seat = min(free, key=lambda seat: (used[seat.micro_batch] / seat.rows, seat.micro_batch))
+            opening = record.opening
+            seat = self.traffic.choose(free, used, len(opening.prompt), opening.max_tokens)
             used[seat.micro_batch] += 1
-            record.seat, record.state = seat, SessionState.RUNNING
+            record.seat, record.state, record.seated_s = seat, SessionState.RUNNING, now
+            self.traffic.seated(seat, now)
             self._running[record.session] = record
             patience_s = min(max(record.due_s - now, 0.0), MAX_PATIENCE_S)
-            message = msgspec.structs.replace(record.opening, micro_batch=seat.micro_batch, patience_s=patience_s)
+            message = msgspec.structs.replace(opening, micro_batch=seat.micro_batch, patience_s=patience_s)
             effects.append(SendSource(seat.source, message))
         return effects
 
@@ -134,6 +160,7 @@ class SessionTable:
             return []
         if event.index > len(record.emitted):
             return self._ask_again(record, now)
+        self._observe(record, now)
         record.emitted.append(event.token)
         record.resume_asked = None
         self.counts.tokens += 1
@@ -148,16 +175,17 @@ class SessionTable:
             return []
         if record.state is SessionState.RUNNING and event.tokens > len(record.emitted):
             return self._ask_again(record, now)
-        del self._running[event.session]
+        self._free(record, now, has_ended=True)
         self.counts.ended += 1
         # A cancelled session was told of its end when it was cancelled.
         return [] if record.state is SessionState.CANCELLING else [Deliver(event.session, event)]
 
-    def on_failed(self, event: SessionFailed) -> list[Effect]:
+    def on_failed(self, event: SessionFailed, now: float) -> list[Effect]:
         """Frees the row; the session's reader gets the typed error."""
-        record = self._running.pop(event.session, None)
+        record = self._running.get(event.session)
         if record is None:
             return []
+        self._free(record, now)
         self.counts.failed += 1
         if record.state is SessionState.CANCELLING:
             return []
@@ -194,20 +222,20 @@ class SessionTable:
         for record in list(self._running.values()):
             if record.state is SessionState.CANCELLING:
                 if now - record.cancelled_at > CANCEL_PATIENCE_S:
-                    del self._running[record.session]
+                    self._free(record, now)
                     self.counts.failed += 1
             elif record.resume_asked is not None:
                 effects += self._ask_again(record, now)
         return effects
 
-    def fail_running(self, micro_batches: Iterable[int], code: str, detail: str) -> list[Effect]:
+    def fail_running(self, micro_batches: Iterable[int], code: str, detail: str, now: float) -> list[Effect]:
         """These micro-batches are gone: sessions that had a row there end with the error, those that wait go on."""
         gone = set(micro_batches)
         effects: list[Effect] = []
         for record in list(self._running.values()):
             if record.seat is None or record.seat.micro_batch not in gone:
                 continue
-            del self._running[record.session]
+            self._free(record, now)
             self.counts.failed += 1
             if record.state is not SessionState.CANCELLING:
                 effects.append(Deliver(record.session, EngineError(code, detail)))
@@ -223,6 +251,23 @@ class SessionTable:
         """Cancels every session, the queued ones first, so that none starts on a row that comes free."""
         names = self._queue.names() + list(self._running)
         return [effect for name in names for effect in self.cancel(name, now)]
+
+    def _observe(self, record: SessionRecord, now: float) -> None:
+        """What a token that came in order says about the route it came by."""
+        if record.seat is None:
+            return
+        if not record.emitted:
+            self.traffic.first_token(record.seat, now, len(record.opening.prompt), now - record.seated_s)
+        else:
+            # What is sent again comes in one burst.
+            since_s = None if record.resume_asked is not None else now - record.token_s
+            self.traffic.token(record.seat, now, since_s)
+        record.token_s = now
+
+    def _free(self, record: SessionRecord, now: float, *, has_ended: bool = False) -> None:
+        del self._running[record.session]
+        if record.seat is not None:
+            self.traffic.freed(record.seat, now - record.seated_s if has_ended else None, now)
 
     def _ask_again(self, record: SessionRecord, now: float, *, insist: bool = False) -> list[Effect]:
         asked = record.resume_asked

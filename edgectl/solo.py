@@ -33,7 +33,7 @@ from agent.wire.messages import (
     Telemetry,
     TokenEvent,
 )
-from edgectl.engine import ANYBODY, Claim, EngineError, Health
+from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
 from edgectl.instructions import PREFILL_CHUNK_TOKENS
 from edgectl.model_source import CACHE_DIR, LocatedModel
 from edgectl.planning import ServedModel, ServingOptions, context_of
@@ -70,7 +70,12 @@ def load_solo(
         slots=1,
         context=context,
     )
-    loaded = load_model(request, config, _provider(), progress)
+
+    def layers(done: int, total: int, bytes_done: int = 0, bytes_total: int = 0) -> None:
+        """The model is here: no bytes travel."""
+        progress(done, total)
+
+    loaded = load_model(request, config, _provider(), layers)
     return SoloEngine(model.name, loaded.executor, time.monotonic)
 
 
@@ -128,6 +133,9 @@ class SoloEngine:
 
     def health(self) -> Health:
         return Health(True, 1, 1, "ready")
+
+    def load(self) -> ServerLoad:
+        return ServerLoad(1, int(self.row.locked()), {}, None)
 
     def telemetry(self) -> Mapping[str, Telemetry]:
         return {DEVICE: self._telemetry.snapshot()}

@@ -14,6 +14,7 @@ from agent.wire.messages import Telemetry
 from agent.wire.round_trip import split_wire_s
 from edgectl.cluster import Cluster
 from edgectl.devices import DeviceRecord
+from edgectl.routes import BatchState
 from planner.types import Plan, Stage, StageCost
 
 
@@ -35,7 +36,8 @@ def status_of(cluster: Cluster, now: float) -> dict[str, object]:
         "epoch": deployment.epoch or None,
         "devices": [_device(record, plan, now) for record in cluster.devices],
         "stages": stages_of(plan, telemetry) if plan is not None else [],
-        "tokens_per_s": None if not step_s else round(1 / step_s, 3),
+        "routes": routes_of(cluster),
+        "tokens_per_s": _tokens_per_s(cluster, step_s, now),
         "ms_per_token": _ms(step_s),
         "predicted": _predicted(plan, step_s),
         "sessions": {
@@ -44,6 +46,7 @@ def status_of(cluster: Cluster, now: float) -> dict[str, object]:
             "opened": cluster.sessions.counts.opened,
             "ended": cluster.sessions.counts.ended,
             "failed": cluster.sessions.counts.failed,
+            **load_of(cluster),
         },
         "tokens": cluster.sessions.counts.tokens,
         "frames_refused": frames_refused(telemetry),
@@ -64,14 +67,67 @@ def plan_of(plan: Plan) -> dict[str, object]:
 
 
 def stages_of(plan: Plan, telemetry: Mapping[str, Telemetry]) -> list[dict[str, object]]:
-    """One object per stage of the route: where a token spends its time."""
-    stages = plan.routes[0].stages
-    wires_ms = _split_wire([telemetry.get(stage.device) for stage in stages])
-    costs: Sequence[StageCost | None] = plan.costs or (None,) * len(stages)
-    return [
-        _stage(stage, telemetry.get(stage.device), wire_ms, cost)
-        for stage, wire_ms, cost in zip(stages, wires_ms, costs, strict=True)
-    ]
+    """One object per stage, route by route: where a token spends its time.
+
+    What is measured is the device's; one that has stages of several routes says the same at each.
+    """
+    found = []
+    for number, route in enumerate(plan.routes):
+        wires_ms = _split_wire([telemetry.get(stage.device) for stage in route.stages])
+        # Costs are those of the first route; the others are copies of it, on other devices.
+        costs: Sequence[StageCost | None] = plan.costs if plan.costs and not number else (None,) * len(route.stages)
+        for stage, wire_ms, cost in zip(route.stages, wires_ms, costs, strict=True):
+            found.append({**_stage(stage, telemetry.get(stage.device), wire_ms, cost), "route": number})
+    return found
+
+
+def routes_of(cluster: Cluster) -> list[dict[str, object]]:
+    """Each route with its micro-batches, and its pace as the coordinator observes it."""
+    used = cluster.sessions.in_use()
+    traffic = cluster.sessions.traffic
+    found = []
+    for record in cluster.deployment.routes:
+        pace = traffic.paces.get(record.index)
+        sessions = traffic.sessions_on(record.index)
+        found.append(
+            {
+                "devices": list(record.devices),
+                "rows": sum(batch.rows for batch in record.micro_batches if batch.state is BatchState.OPEN),
+                "rows_in_use": sum(used[batch.number] for batch in record.micro_batches),
+                "ms_per_token": _ms(pace.token_s(max(1, sessions)) if pace is not None else None),
+                "micro_batches": [
+                    {
+                        "number": batch.number,
+                        "epoch": batch.epoch,
+                        "state": batch.state.value,
+                        "rows": batch.rows,
+                        "rows_in_use": used[batch.number],
+                        "problem": batch.problem,
+                    }
+                    for batch in record.micro_batches
+                ],
+            }
+        )
+    return found
+
+
+def load_of(cluster: Cluster) -> dict[str, object]:
+    """How full it is: rows, who waits by the beginning of the key's digest, and for how long a newcomer would."""
+    load = cluster.load()
+    return {
+        "rows": load.rows,
+        "rows_in_use": load.rows_in_use,
+        "queued_by_key": dict(load.queued_by_key),
+        "expected_wait_s": None if load.expected_wait_s is None else round(load.expected_wait_s, 3),
+    }
+
+
+def _tokens_per_s(cluster: Cluster, step_s: float | None, now: float) -> float | None:
+    """Of all sessions together while there are any; before the first, of one session by the source's telemetry."""
+    observed = cluster.sessions.traffic.rate.per_s(now)
+    if observed is None and step_s:
+        observed = 1 / step_s
+    return None if observed is None else round(observed, 3)
 
 
 def frames_refused(telemetry: Mapping[str, Telemetry]) -> dict[str, int]:

@@ -40,13 +40,15 @@ def describe(answer: dict[str, Any]) -> str:
     if answer["stages"]:
         header = ("stage", "layers", "compute ms", "wire ms", "wait ms", "bytes/token")
         parts.append(table(header, stage_rows(answer["stages"])))
+    if answer.get("routes"):
+        parts.append(table(("route", "micro-batches", "rows in use", "ms/token"), route_rows(answer["routes"])))
     if answer.get("predicted") is not None:
         parts.append(describe_prediction(answer))
     sessions = answer["sessions"]
     rate = "-" if answer["tokens_per_s"] is None else f"{answer['tokens_per_s']:.1f}"
     refused = sum(answer["frames_refused"].values())
     parts.append(
-        f"{rate} tokens/s, {sessions['running']} sessions running, {sessions['queued']} queued, "
+        f"{rate} tokens/s, {sessions['running']} sessions running, {sessions['queued']} queued{_wait(sessions)}, "
         f"{sessions['ended']} ended, {sessions['failed']} failed, {refused} frames refused"
     )
     return "\n\n".join(parts)
@@ -63,6 +65,23 @@ def stage_rows(stages: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         )
         for stage in stages
     ]
+
+
+def route_rows(routes: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """One row per route: what serves on it, and how quickly."""
+    rows: list[tuple[str, ...]] = []
+    for route in routes:
+        states = [batch["state"] for batch in route["micro_batches"]]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        in_use = f"{route['rows_in_use']} of {route['rows']}"
+        rows.append((" ".join(route["devices"]), counts, in_use, _number(route["ms_per_token"], 2)))
+    return rows
+
+
+def _wait(sessions: dict[str, Any]) -> str:
+    """How long a newcomer waits, where somebody does."""
+    wait_s = sessions.get("expected_wait_s")
+    return f" (a newcomer waits {wait_s:.0f} s)" if wait_s else ""
 
 
 def describe_prediction(answer: dict[str, Any]) -> str:

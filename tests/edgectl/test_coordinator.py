@@ -188,7 +188,7 @@ def test_nothing_opens_before_the_devices_are_ready_or_after_the_end() -> None:
         with pytest.raises(EngineError, match="no_agent"):
             await open_session(coordinator, 1)
         async with running(wire) as ready:
-            waiting = [await open_session(ready, 64) for _ in range(2)]
+            waiting = [await open_session(ready, 60) for _ in range(2)]
             await ready.shut_down()
             for reader in waiting:
                 await read(reader)

@@ -5,6 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.device.telemetry import BUCKETS_S, TelemetryRecorder
 from agent.errors import RefusalReason
 from agent.wire.messages import HistogramSnapshot, Telemetry
+from edgectl.engine import ServerLoad
 from edgectl.metrics import Metrics
 from tests.fakes.fake_engine import FakeEngine, Script
 
@@ -80,3 +81,18 @@ def test_sessions_and_requests_are_counted_per_app() -> None:
     assert found["edge_http_requests_total", ("/v1/completions", "200")] == 1
     assert found["edge_ready", ()] == 0
     assert samples(other)["edge_generated_tokens_total", ()] == 0
+
+
+def test_how_full_it_is() -> None:
+    engine = FakeEngine(lambda _: Script())
+    engine.server_load = ServerLoad(8, 5, {"0a1b2c": 3}, 2.5)
+    shown = Metrics(engine).render().decode()
+    for line in (
+        "edge_rows 8.0",
+        "edge_rows_in_use 5.0",
+        'edge_sessions_queued{key="0a1b2c"} 3.0',
+        "edge_expected_wait_seconds 2.5",
+    ):
+        assert line in shown
+    engine.server_load = ServerLoad(8, 5, {}, None)
+    assert "edge_expected_wait_seconds" not in Metrics(engine).render().decode()

@@ -35,7 +35,7 @@ def opening(session: str) -> OpenSession:
 def started(*sessions: str, rows: int = 1) -> SessionTable:
     table = SessionTable()
     for session in sessions:
-        table.open(opening(session), ANYBODY, 0.0)
+        table.open(opening(session), ANYBODY, 0.0, ())
     table.start(seats(rows), 0.0)
     return table
 
@@ -53,7 +53,7 @@ def opened(effects: list[Effect]) -> list[tuple[str, int]]:
 def test_sessions_start_in_order_of_arrival_as_rows_come_free() -> None:
     table = SessionTable()
     for name in "abc":
-        table.open(opening(name), ANYBODY, 0.0)
+        table.open(opening(name), ANYBODY, 0.0, ())
     first = table.start(seats(2), 1.5)
     assert first[0] == SendSource(
         "src", OpenSession("a", 5, (1, 2, 3), 8, Sampling(), (7,), patience_s=PATIENCE_S - 1.5)
@@ -68,7 +68,7 @@ def test_sessions_start_in_order_of_arrival_as_rows_come_free() -> None:
 def test_sessions_spread_over_micro_batches_and_take_no_row_twice() -> None:
     table = SessionTable()
     for name in "abcdefg":
-        table.open(opening(name), ANYBODY, 0.0)
+        table.open(opening(name), ANYBODY, 0.0, ())
     places = [Seat(1, 0, 2, "src"), Seat(3, 0, 2, "src"), Seat(5, 1, 1, "other")]
     assert opened(table.start(places, 0.0)) == [("a", 1), ("b", 3), ("c", 5), ("d", 1), ("e", 3)]
     assert table.in_use() == {1: 2, 3: 2, 5: 1}
@@ -80,8 +80,8 @@ def test_sessions_spread_over_micro_batches_and_take_no_row_twice() -> None:
 def test_a_key_with_many_sessions_delays_another_one_by_one() -> None:
     table = SessionTable()
     for number in range(5):
-        table.open(opening(f"many-{number}"), Claim("many"), 0.0)
-    table.open(opening("one"), Claim("one"), 1.0)
+        table.open(opening(f"many-{number}"), Claim("many"), 0.0, ())
+    table.open(opening("one"), Claim("one"), 1.0, ())
     order = []
     for _ in range(6):
         ((session, _),) = opened(table.start(seats(1), 2.0))
@@ -92,8 +92,8 @@ def test_a_key_with_many_sessions_delays_another_one_by_one() -> None:
 
 def test_within_a_key_the_earlier_deadline_goes_first_and_a_late_one_is_due_now() -> None:
     table = SessionTable()
-    table.open(opening("later"), Claim(priority=50), 0.0)
-    table.open(opening("sooner"), Claim(priority=-20), 5.0)
+    table.open(opening("later"), Claim(priority=50), 0.0, ())
+    table.open(opening("sooner"), Claim(priority=-20), 5.0, ())
     (first,) = table.start(seats(1), 40.0)
     assert isinstance(first, SendSource)
     assert isinstance(first.message, OpenSession)
@@ -109,9 +109,9 @@ def test_within_a_key_the_earlier_deadline_goes_first_and_a_late_one_is_due_now(
 def test_the_queue_is_bounded(most: int) -> None:
     table = SessionTable(ClusterSettings(max_queued=most))
     for number in range(most):
-        table.open(opening(str(number)), ANYBODY, 0.0)
+        table.open(opening(str(number)), ANYBODY, 0.0, ())
     with pytest.raises(EngineError, match="queue_full"):
-        table.open(opening("one more"), ANYBODY, 0.0)
+        table.open(opening("one more"), ANYBODY, 0.0, ())
     assert table.queued == most
 
 
@@ -141,10 +141,10 @@ def test_an_end_waits_for_the_tokens_before_it() -> None:
 
 def test_a_failure_carries_its_code() -> None:
     table = started("a")
-    (error,) = delivered(table.on_failed(SessionFailed("a", "answer_timeout", "hop a → b")))
+    (error,) = delivered(table.on_failed(SessionFailed("a", "answer_timeout", "hop a → b"), 0.0))
     assert isinstance(error, EngineError)
     assert (error.code, error.detail) == ("answer_timeout", "hop a → b")
-    assert table.on_failed(SessionFailed("a", "answer_timeout", "again")) == []
+    assert table.on_failed(SessionFailed("a", "answer_timeout", "again"), 0.0) == []
 
 
 def test_cancelling_a_waiting_session_tells_no_device() -> None:
@@ -187,9 +187,9 @@ def test_a_new_connection_of_the_source_is_asked_for_everything_since() -> None:
 def test_a_broken_micro_batch_spares_those_that_wait_and_those_in_others() -> None:
     table = SessionTable()
     for name in "abcd":
-        table.open(opening(name), ANYBODY, 0.0)
+        table.open(opening(name), ANYBODY, 0.0, ())
     table.start([Seat(1, 0, 1, "src"), Seat(3, 0, 1, "src")], 0.0)
-    failed = table.fail_running((1,), "frame_refused", "x")
+    failed = table.fail_running((1,), "frame_refused", "x", 0.0)
     assert [effect.session for effect in failed if isinstance(effect, Deliver)] == ["a"]
     assert opened(table.start([Seat(2, 0, 1, "src"), Seat(3, 0, 1, "src")], 0.0)) == [("c", 2)]
     waiting = table.fail_queued("device_lost", "x")
@@ -200,7 +200,7 @@ def test_a_broken_micro_batch_spares_those_that_wait_and_those_in_others() -> No
 def test_only_the_source_that_reconnects_is_asked() -> None:
     table = SessionTable()
     for name in "ab":
-        table.open(opening(name), ANYBODY, 0.0)
+        table.open(opening(name), ANYBODY, 0.0, ())
     table.start([Seat(1, 0, 1, "src"), Seat(3, 1, 1, "other")], 0.0)
     assert table.resume("other", 1.0) == [SendSource("other", ResumeEvents("b", 0))]
 

@@ -10,9 +10,9 @@ import pytest
 from agent.device.telemetry import TelemetryRecorder
 from agent.errors import RefusalReason
 from agent.wire.messages import Heartbeat, Telemetry
-from edgectl.status import frames_refused, stages_of, status_of
+from edgectl.status import frames_refused, routes_of, stages_of, status_of
 from planner.types import StageCost
-from tests.fakes.fake_agents import NAMES, Scene
+from tests.fakes.fake_agents import NAMES, Scene, two_routes
 
 
 def measured(*, compute_s: float, round_trip_s: float, wire_s: float | None = None) -> Telemetry:
@@ -73,7 +73,17 @@ def test_the_whole_status_is_json_and_complete() -> None:
     assert json.loads(json.dumps(status)) == status
     assert (status["ready"], status["phase"], status["model"]) == (True, "ready", "m")
     assert status["tokens_per_s"] == 50.0
-    assert status["sessions"] == {"running": 1, "queued": 1, "opened": 2, "ended": 0, "failed": 0}
+    assert status["sessions"] == {
+        "running": 1,
+        "queued": 1,
+        "opened": 2,
+        "ended": 0,
+        "failed": 0,
+        "rows": 1,
+        "rows_in_use": 1,
+        "queued_by_key": {"": 1},
+        "expected_wait_s": None,
+    }
     assert status["frames_refused"] == {"crc": 3}
     devices = status["devices"]
     assert isinstance(devices, list)
@@ -141,3 +151,27 @@ def test_refusals_are_summed_over_devices() -> None:
     two.refused(RefusalReason.CRC)
     two.refused(RefusalReason.EPOCH)
     assert frames_refused({"a": one.snapshot(), "b": two.snapshot()}) == {"crc": 2, "epoch": 1}
+
+
+def test_every_route_shows_its_micro_batches_and_the_pace_that_was_observed() -> None:
+    scene = Scene(two_routes).ready()
+    status = status_of(scene.cluster, 0.0)
+    assert json.loads(json.dumps(status)) == status
+    assert [stage["route"] for stage in status["stages"]] == [0, 0, 1, 1]  # type: ignore[attr-defined]
+    sessions = [scene.open(max_tokens=4) for _ in range(6)]
+    scene.settle()
+    for session in scene.agents["a"].running:
+        for _ in range(2):
+            scene.now += 0.01
+            scene.token(session)
+    by_b, by_c = routes_of(scene.cluster)
+    assert (by_b["devices"], by_b["rows"], by_b["rows_in_use"]) == (["a", "b"], 4, 4)
+    assert (by_c["devices"], by_c["rows"], by_c["rows_in_use"]) == (["a", "c"], 1, 1)
+    assert by_b["ms_per_token"] == pytest.approx(10.0)
+    batches = by_b["micro_batches"]
+    assert isinstance(batches, list)
+    assert [(batch["state"], batch["rows"], batch["rows_in_use"]) for batch in batches] == [("open", 2, 2)] * 2
+    status = status_of(scene.cluster, scene.now)
+    assert float(str(status["tokens_per_s"])) == pytest.approx(100.0, rel=0.2)
+    assert len(sessions) == 6
+    assert status["sessions"]["queued_by_key"] == {"": 1}  # type: ignore[index]

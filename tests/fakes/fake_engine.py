@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.wire.messages import EndReason, Sampling, Telemetry, TokenEvent
-from edgectl.engine import ANYBODY, Claim, EngineError, Health
+from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
 from planner.model_spec import ModelSpec, parse_config
 
 MODEL_DIR = Path(__file__).parents[2] / "examples" / "models" / "wiki-32l"
@@ -93,6 +93,7 @@ class FakeEngine:
     ready: bool = True
     openings: list[Opening] = field(default_factory=list)
     generations: list[FakeGeneration] = field(default_factory=list)
+    server_load: ServerLoad = field(default_factory=lambda: ServerLoad(4, 0, {}, 0.0))
     device_telemetry: dict[str, Telemetry] = field(default_factory=dict)
     release: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -132,6 +133,9 @@ class FakeEngine:
 
     def health(self) -> Health:
         return Health(self.ready, 3 if self.ready else 1, 3, "ready" if self.ready else "waiting for devices")
+
+    def load(self) -> ServerLoad:
+        return self.server_load
 
     def telemetry(self) -> Mapping[str, Telemetry]:
         return self.device_telemetry
