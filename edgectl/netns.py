@@ -10,17 +10,20 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase
 from types import TracebackType
 from typing import Any
 
 NETWORK = ipaddress.ip_network("198.18.0.0/15")
 """For benchmarks of devices in a laboratory (RFC 2544): nobody else's address."""
 PREFIX_LENGTH = 24
-MAX_NAMESPACES = 200
+MAX_NAMESPACES = 100
+"""An interface's name has 15 characters: prefix, process id, letter, v and two digits."""
 LEAST_BURST_BYTES = 5_000
 """tc-tbf lets nothing through that is longer than its bucket is deep: three Ethernet frames."""
 LEAST_QUEUE_BYTES = 1 << 18
@@ -55,7 +58,7 @@ class Namespaces:
         if len(set(names)) != len(names) or not 1 <= len(names) <= MAX_NAMESPACES:
             raise ValueError(f"{len(names)} names of namespaces: 1 to {MAX_NAMESPACES}, all different")
         self._uplink = uplink
-        self._bridge = f"{OUR_PREFIX}{os.getpid()}"
+        self._bridge = ""
         self._indices = {name: index for index, name in enumerate(names)}
         self._network = ipaddress.ip_network("198.18.0.0/24")
 
@@ -63,7 +66,7 @@ class Namespaces:
         check_machine()
         remove_leftovers()
         try:
-            self._network = free_network()
+            self._network, self._bridge = free_network(), free_bridge()
             self._make()
         except BaseException:
             self._remove()
@@ -126,7 +129,9 @@ class Namespaces:
             _run(["tc", *inside, *place, *token_bucket(self._uplink)])
 
     def _remove(self) -> None:
-        _remove(self._bridge)
+        if self._bridge:
+            _remove(self._bridge)
+            self._bridge = ""
 
     def _namespace(self, name: str) -> str:
         return f"{self._bridge}-{self._indices[name]}"
@@ -170,12 +175,22 @@ def free_network() -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     raise NamespacesUnavailable(f"every part of {NETWORK} is in use on this machine")
 
 
+def free_bridge() -> str:
+    """A name for a further bridge of this process."""
+    taken = {interface.get("ifname") for interface in _listed(["ip", "-j", "link", "show", "type", "bridge"])}
+    for letter in ascii_lowercase:
+        name = f"{OUR_PREFIX}{os.getpid()}{letter}"
+        if name not in taken:
+            return name
+    raise NamespacesUnavailable(f"this process has made {len(ascii_lowercase)} networks of namespaces already")
+
+
 def remove_leftovers() -> None:
     """Bridges and namespaces of processes that are no more: they were killed."""
     for interface in _listed(["ip", "-j", "link", "show", "type", "bridge"]):
         name = str(interface.get("ifname", ""))
-        process = name.removeprefix(OUR_PREFIX)
-        if name != process and process.isdigit() and not os.path.exists(f"/proc/{process}"):
+        found = re.fullmatch(rf"{OUR_PREFIX}(\d+)[a-z]", name)
+        if found is not None and not os.path.exists(f"/proc/{found[1]}"):
             _remove(name)
 
 

@@ -109,7 +109,10 @@ def test_what_cannot_be_made_leaves_nothing() -> None:
     assert leftovers() == []
     with Namespaces(["d1"], Uplink()) as first:
         assert leftovers()
-        assert netns.free_network()[1] != first.here
+        with Namespaces(["d1"], Uplink()) as second:
+            assert second.here != first.here
+            assert second.prefix("d1") != first.prefix("d1")
+        assert leftovers()
     assert leftovers() == []
 
 
@@ -125,10 +128,10 @@ def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not() -> Non
         number = process.stdout.readline().strip()
         netns.remove_leftovers()
         listed = ["ip", "netns", "list"]
-        assert f"edge{number}-1" in subprocess.run(listed, capture_output=True, text=True, check=True).stdout
+        assert f"edge{number}a-1" in subprocess.run(listed, capture_output=True, text=True, check=True).stdout
         process.communicate("\n")
     netns.remove_leftovers()
-    assert f"edge{number}-" not in subprocess.run(listed, capture_output=True, text=True, check=True).stdout
+    assert f"edge{number}a-" not in subprocess.run(listed, capture_output=True, text=True, check=True).stdout
 
 
 def test_who_is_not_root_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
