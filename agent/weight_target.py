@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 Pwrite = Callable[[int, memoryview | bytes, int], int]
 """`os.pwrite`: a test passes one that runs out of room."""
 
+MAX_PART_BYTES = 64 << 30
+"""The largest embedding of a public model takes 8 GiB in fp32."""
+
 _DIGEST_BYTES = 32
 
 
@@ -39,7 +42,9 @@ class PartTarget:
     def __init__(
         self, header: LayerHeader, key: PartKey, part: str, store: LayerStore, pwrite: Pwrite = os.pwrite
     ) -> None:
-        """Raises OSError when there is neither a file nor memory for it."""
+        """Raises OSError when there is neither a file nor memory for it, BadCheckpoint for a size that is absurd."""
+        if header.file_bytes > MAX_PART_BYTES:
+            raise BadCheckpoint(f"{key}: {part} of {header.file_bytes} bytes, at most {MAX_PART_BYTES}")
         self.header = header
         self.part = part
         self._key = key

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import ModelNotFound
+from edgectl.output import say
 from edgectl.planning import ServedModel
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -49,10 +50,11 @@ def describe_model(located: LocatedModel, progress: Progress | None = None) -> S
 
 
 def _download(repository: str) -> Path:
-    """The hub's copy in the hub's own cache. Raises ModelNotFound with the hub's reason."""
+    """The hub's copy in the hub's own cache; the hub's library draws its bars. Raises ModelNotFound with its reason."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    say(f"fetching {repository} from the Hugging Face hub, or its copy here")
     try:
         return Path(snapshot_download(repository, allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, OSError, ValueError) as problem:

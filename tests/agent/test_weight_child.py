@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from contextlib import closing
 from pathlib import Path
 
 import psutil
 
-from agent.wire.addresses import PeerKey
+from agent.wire.addresses import BulkSource, PeerKey
 from agent.wire.bulk import Fetch, ReplyKind, decode_reply
 from agent.wire.bulk_plane import BulkClient
 from agent.wire.events import Connected, Refused, Replied
-from agent.wire.messages import PROTOCOL_VERSION, Hello, Welcome
+from agent.wire.messages import PROTOCOL_VERSION, Hello, Load, Loaded, LoadProgress, Unload, Welcome
 from agent.wire.security import KeyPair, generate_keys
 from tests.fakes.agent_process import AgentProcess, Coordinator, agent, wait_until
+from tests.fakes.sockets import free_port
 from tests.fakes.weight_sources import KEY, filled_store
 
 PEER = generate_keys()
@@ -97,8 +99,6 @@ def test_a_child_that_dies_costs_its_endpoint_only(tmp_path: Path) -> None:
 
 
 def test_an_address_that_is_taken_does_not_keep_a_device_from_serving(tmp_path: Path) -> None:
-    import socket
-
     async def scenario() -> None:
         with (
             socket.create_server(("127.0.0.1", 0)) as taken,
@@ -115,5 +115,44 @@ def test_an_address_that_is_taken_does_not_keep_a_device_from_serving(tmp_path: 
             hello = await coordinator.next(Hello)
             assert hello.bulk_endpoint == ""
             assert "cannot bind" in one.log()
+
+    asyncio.run(scenario())
+
+
+def load(model: str, *sources: BulkSource) -> Load:
+    return Load(
+        model=model,
+        digest=KEY.digest,
+        resident=((0, 2),),
+        quantization="int4",
+        block_size=32,
+        boundary="fp16",
+        slots=1,
+        context=64,
+        sources=sources,
+    )
+
+
+def test_a_load_that_waits_for_weights_reports_and_gives_way_to_the_next(tmp_path: Path) -> None:
+    """Nobody answers at its source: the worker says that it is busy, and takes the next request all the same."""
+
+    async def scenario() -> None:
+        with (
+            closing(Coordinator()) as coordinator,
+            agent(tmp_path, "d1", coordinator.endpoint, coordinator.keys.public) as one,
+        ):
+            coordinator.allowed.allow(one.public_key, "d1")
+            await coordinator.welcome(one)
+            worker = one.worker()
+            nobody = BulkSource("", f"tcp://*:{free_port()}", "ignored")
+            for following in (Unload(), load("wiki-32l")):
+                await coordinator.tell("d1", load("absent", nobody))
+                for _ in range(3):
+                    assert (await coordinator.next(LoadProgress)).model == "absent"
+                await coordinator.tell("d1", following)
+            assert (await coordinator.next(Loaded)).model == "wiki-32l"
+            assert one.worker() == worker
+            assert one.log().count("load_superseded") == 2
+            assert one.stop()[0] == 0
 
     asyncio.run(scenario())

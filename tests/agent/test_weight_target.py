@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from agent.compute.layer_file import LayerFile
 from agent.compute.layer_store import LayerStore
 from agent.compute.part import PartKey
-from agent.weight_target import PartTarget
+from agent.errors import BadCheckpoint
+from agent.weight_target import MAX_PART_BYTES, PartTarget
 from agent.wire.bulk import MAX_CHUNK_BYTES
 
 KEY = PartKey("0" * 64, "int4", 32, "fp32")
@@ -142,3 +144,10 @@ def test_beyond_the_limit_of_the_cache_it_is_memory(whole: LayerFile, tmp_path: 
     check_whole(target)
     assert target.in_memory
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_size_that_is_absurd_is_refused(whole: LayerFile, tmp_path: Path) -> None:
+    entry = next(iter(whole.header.entries.values()))
+    entries = {"large": entry._replace(stop=MAX_PART_BYTES + 1)}
+    with pytest.raises(BadCheckpoint, match="layer-000 of 68719476737 bytes"):
+        PartTarget(replace(whole.header, entries=entries), KEY, PART, LayerStore(tmp_path, 1 << 30))
