@@ -51,6 +51,8 @@ class ProviderFeatures:
     """How many tokens beyond `local_window_size` attention sees: see `provider_probe.window_excess`."""
     counts_on_host: bool = False
     """Residuals are given out and our kernel counts what was clipped; elsewhere they would have to be copied."""
+    pairs: bool = False
+    """Matrices are given an even number of rows, for a last odd one is summed otherwise: see `row_probe`."""
 
 
 CPU_FEATURES = ProviderFeatures(compute="fp32", counts_on_host=True)

@@ -36,14 +36,22 @@ def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> B
     Inputs besides: `seqlens_k` [n] (total length less one), `total_len` [1] (the largest total length), `past_k.i` and
     `past_v.i` [n, kv heads, capacity, head_dim], and the rotation tables `cos` and `sin` [capacity, rotary_dim / 2].
     The residual after the last layer is not rounded: the caller's kernel does it.
+
+    With the feature `pairs` the hidden states have more rows or tokens than are real; attention sees the real ones
+    only. `real` [2] says how many rows and tokens these are, `pads` [6] what is to be added again, as Pad wants it.
     """
     writer = GraphWriter(options, spec.rms_norm_eps)
+    hidden_shape: list[str | int | None] = ["n", "s", spec.hidden_size]
+    if options.features.pairs:
+        hidden_shape[:2] = ["n.even", "s.even"]
+        writer.inputs.append(helper.make_tensor_value_info("real", TensorProto.INT64, [2]))
+        writer.inputs.append(helper.make_tensor_value_info("pads", TensorProto.INT64, [6]))
     writer.inputs += [
-        helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["n", "s", spec.hidden_size]),
+        helper.make_tensor_value_info("hidden", TensorProto.FLOAT, hidden_shape),
         helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, ["n"]),
         helper.make_tensor_value_info("total_len", TensorProto.INT32, [1]),
     ]
-    writer.outputs.append(helper.make_tensor_value_info("hidden_out", TensorProto.FLOAT, ["n", "s", spec.hidden_size]))
+    writer.outputs.append(helper.make_tensor_value_info("hidden_out", TensorProto.FLOAT, hidden_shape))
     for table in ("cos", "sin"):
         writer.inputs.append(
             helper.make_tensor_value_info(table, writer.element, [options.capacity, spec.rotary_dim // 2])
@@ -56,8 +64,7 @@ def build_block(spec: ModelSpec, layers: LayerRange, options: GraphOptions) -> B
         x = summed if last else _write_rounding(writer, summed, options.boundary, residuals)
     weights = tuple(writer.weights.values())
     if residuals and options.features.counts_on_host:
-        shape: list[str | int | None] = ["n", "s", spec.hidden_size]
-        writer.outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in residuals]
+        writer.outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, hidden_shape) for name in residuals]
         return BlockGraph(writer.model(f"layers {layers}"), weights, residuals=tuple(residuals))
     if residuals:
         _write_count(writer, residuals)
@@ -97,6 +104,11 @@ def _write_attention(writer: GraphWriter, spec: ModelSpec, layer: int, x: str) -
     bias = [f"{source}{part}_proj.bias" for part in "qkv"] if spec.qkv_bias else []
     sizes = [spec.q_size, spec.kv_size, spec.kv_size]
     query, key, value = writer.linear(x, f"{layer}.qkv", weights, (sum(sizes), spec.hidden_size), bias), "", ""
+    pairs = writer.options.features.pairs
+    if pairs:
+        starts = writer.constant("real.starts", [0, 0], TensorProto.INT64, (2,))
+        axes = writer.constant("real.axes", [0, 1], TensorProto.INT64, (2,))
+        query = writer.op("Slice", [query, starts, "real", axes], [f"{layer}.qkv.real"])
     norm_weights: list[str] = []
     if spec.qk_norm:
         writer.constant("qkv.sizes", sizes, TensorProto.INT64, (3,))
@@ -120,7 +132,7 @@ def _write_attention(writer: GraphWriter, spec: ModelSpec, layer: int, x: str) -
     outputs = [f"{layer}.attended", f"present_k.{layer}", f"present_v.{layer}"]
     window = spec.sliding_windows[layer]
     attributes: dict[str, Any] = {"qk_norm_epsilon": spec.rms_norm_eps} if norm_weights else {}
-    return writer.op(
+    attended = writer.op(
         "GroupQueryAttention",
         inputs,
         outputs,
@@ -132,6 +144,7 @@ def _write_attention(writer: GraphWriter, spec: ModelSpec, layer: int, x: str) -
         local_window_size=-1 if window is None else window - writer.options.features.window_excess,
         **attributes,
     )
+    return writer.op("Pad", [attended, "pads"], [f"{attended}.padded"]) if pairs else attended
 
 
 def _write_head_norm(writer: GraphWriter, spec: ModelSpec, x: str, source: str, heads: int) -> str:

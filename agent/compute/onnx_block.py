@@ -30,12 +30,16 @@ Float32 = NDArray[np.float32]
 class StepBuffers:
     """Host memory shared by every block: two hidden buffers that take turns, and the lengths of the rows.
 
-    Blocks with an even number read the first buffer and write the second, odd ones the other way round.
+    Blocks with an even number read the first buffer and write the second, odd ones the other way round. With `pairs`
+    the buffers have a row or a token more where rows times tokens is odd: zeros that nobody reads.
     """
 
-    def __init__(self, slots: int, hidden_size: int, residuals: int = 0) -> None:
+    def __init__(self, slots: int, hidden_size: int, residuals: int = 0, *, pairs: bool = False) -> None:
         """`residuals` is the largest number of residuals that a block gives out for counting."""
         self.hidden_size = hidden_size
+        self.pairs = pairs
+        self.real = np.zeros(2, np.int64)
+        self.pads = np.zeros(6, np.int64)
         self.seqlens_k = np.zeros(slots, np.int32)
         self.total_len = np.zeros(1, np.int32)
         self.saturated = np.zeros(1, np.int32)
@@ -47,8 +51,23 @@ class StepBuffers:
         self._residual_memory: Float32 = np.empty(0, np.float32)
         self._views: dict[tuple[int, int], tuple[Float32, Float32]] = {}
 
+    def put(self, hidden: Float32, source: int) -> None:
+        """Copy hidden states [rows, tokens, H] into one of the buffers."""
+        rows, tokens = hidden.shape[:2]
+        view = self.views(rows, tokens)[source]
+        if self.pairs:
+            more_rows, more_tokens = view.shape[0] - rows, view.shape[1] - tokens
+            self.real[:] = rows, tokens
+            self.pads[3:5] = more_rows, more_tokens
+            if more_rows or more_tokens:
+                view[rows:] = 0.0
+                view[:, tokens:] = 0.0
+        view[:rows, :tokens] = hidden
+
     def views(self, rows: int, tokens: int) -> tuple[Float32, Float32]:
-        """Both buffers as [rows, tokens, H]."""
+        """Both buffers as [rows, tokens, H], or a row or a token more."""
+        if self.pairs and rows * tokens % 2:
+            rows, tokens = (rows, tokens + 1) if tokens > 1 else (rows + 1, tokens)
         found = self._views.get((rows, tokens))
         if found is not None:
             return found
@@ -80,6 +99,8 @@ class _Binding:
     io: ort.IOBinding
     tokens: int
     generation: int
+    shape: tuple[int, int]
+    """Rows and tokens of the hidden buffers."""
 
 
 class KvPool:
@@ -150,22 +171,25 @@ class OnnxBlock:
         buffers = self._memory.buffers
         binding = self._bindings.get((slot, rows))
         if binding is None:
-            binding = _Binding(self._session.io_binding(), 0, 0)
+            binding = _Binding(self._session.io_binding(), 0, 0, (0, 0))
             self._memory.pool.bind(binding.io, slot, rows)
             for name, table in self._memory.tables.items():
                 binding.io.bind_ortvalue_input(name, table)
             self._bindings[slot, rows] = binding
         if binding.tokens != tokens or binding.generation != buffers.generation or self._copies_inputs:
-            self._bind_buffers(binding.io, rows, tokens)
+            binding.shape = self._bind_buffers(binding.io, rows, tokens)
             binding.tokens, binding.generation = tokens, buffers.generation
         self._session.run_with_iobinding(binding.io)
         if self._residuals:
             # One pass over all residuals: nodes that count cost more than the rounding itself (docs/log.md).
-            return round_to_boundary(buffers.residuals(len(self._residuals), rows, tokens), "fp16")
+            return round_to_boundary(buffers.residuals(len(self._residuals), *binding.shape), "fp16")
         return int(buffers.saturated[0]) if self._counts_saturation else 0
 
-    def _bind_buffers(self, io: ort.IOBinding, rows: int, tokens: int) -> None:
-        """Bind host memory. A device's session copies its inputs at this moment, so there it is done for each run."""
+    def _bind_buffers(self, io: ort.IOBinding, rows: int, tokens: int) -> tuple[int, int]:
+        """Bind host memory. A device's session copies its inputs at this moment, so there it is done for each run.
+
+        Returns rows and tokens of the hidden buffers.
+        """
         buffers = self._memory.buffers
         views = buffers.views(rows, tokens)
         source, target = views[self.source], views[1 - self.source]
@@ -174,25 +198,39 @@ class OnnxBlock:
         io.bind_input("seqlens_k", "cpu", 0, np.int32, [rows], buffers.seqlens_k.ctypes.data)
         io.bind_input("total_len", "cpu", 0, np.int32, [1], buffers.total_len.ctypes.data)
         io.bind_output("hidden_out", "cpu", 0, np.float32, shape, target.ctypes.data)
-        residuals = buffers.residuals(len(self._residuals), rows, tokens)
+        if buffers.pairs:
+            io.bind_input("real", "cpu", 0, np.int64, [2], buffers.real.ctypes.data)
+            io.bind_input("pads", "cpu", 0, np.int64, [6], buffers.pads.ctypes.data)
+        residuals = buffers.residuals(len(self._residuals), *source.shape[:2])
         for name, residual in zip(self._residuals, residuals, strict=True):
             io.bind_output(name, "cpu", 0, np.float32, shape, residual.ctypes.data)
         if self._counts_saturation:
             io.bind_output("saturated", "cpu", 0, np.int32, [1], buffers.saturated.ctypes.data)
+        return source.shape[0], source.shape[1]
 
 
 class OnnxHead:
     """Final norm and output matrix."""
 
-    def __init__(self, session: ort.InferenceSession, vocab_size: int) -> None:
+    def __init__(self, session: ort.InferenceSession, vocab_size: int, *, pairs: bool = False) -> None:
         self._session = session
         self._vocab_size = vocab_size
+        self._pairs = pairs
+        self._bindings: dict[int, tuple[ort.IOBinding, Float32]] = {}
+        """By rows: a binding, and the memory from which it reads the hidden states."""
 
     def run(self, hidden: Float32) -> Float32:
         """Hidden states [n, H] to fresh logits [n, V]."""
-        logits = np.empty((hidden.shape[0], self._vocab_size), np.float32)
-        io = self._session.io_binding()
-        io.bind_input("hidden", "cpu", 0, np.float32, list(hidden.shape), hidden.ctypes.data)
-        io.bind_output("logits", "cpu", 0, np.float32, list(logits.shape), logits.ctypes.data)
+        real = hidden.shape[0]
+        rows = real + (self._pairs and real % 2)
+        if rows not in self._bindings:
+            source = np.zeros((rows, hidden.shape[1]), np.float32)
+            self._bindings[rows] = (self._session.io_binding(), source)
+        io, source = self._bindings[rows]
+        source[:real] = hidden
+        # A device's session copies its inputs at this moment, so they are bound again each time.
+        io.bind_input("hidden", "cpu", 0, np.float32, source.shape, source.ctypes.data)
+        logits = np.empty((rows, self._vocab_size), np.float32)
+        io.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._session.run_with_iobinding(io)
-        return logits
+        return logits[:real]

@@ -29,6 +29,7 @@ from agent.compute.onnx_session import (
 )
 from agent.compute.provider_probe import require_share, window_excess
 from agent.compute.rope import rotation_tables
+from agent.compute.row_probe import needs_pairs
 from agent.compute.weights import Weights
 from agent.errors import BadCheckpoint
 from planner.memory import layer_weight_bytes
@@ -109,6 +110,9 @@ class OnnxExecutor:
         element, device = (np.float32, "cpu") if session.on_cpu else (np.float16, "cuda")
         layout = KvLayout.of(spec, settings.slots, settings.context, element(0).nbytes)
         options = GraphOptions(settings.quantization, settings.block_size, settings.boundary, layout.capacity, features)
+        if session.on_cpu and needs_pairs(session, options):
+            features = replace(features, pairs=True)
+            options = replace(options, features=features)
         tables = {
             name: shared_value(table.astype(element), device)
             for name, table in zip(("cos", "sin"), rotation_tables(spec, layout.capacity), strict=True)
@@ -129,7 +133,7 @@ class OnnxExecutor:
         head, embedding = None, None
         if settings.resident[-1].stop == spec.num_layers:
             graph = build_head(spec, options)
-            head = OnnxHead(open_session(graph.model, session, _arrays(graph, weights)), spec.vocab_size)
+            head = OnnxHead(open_session(graph.model, session, _arrays(graph, weights)), spec.vocab_size, pairs=features.pairs)
             release_freed_memory()
         if settings.resident[0].start == 0:
             embedding = weights.embedding()
@@ -137,7 +141,7 @@ class OnnxExecutor:
                 raise BadCheckpoint(f"model.embed_tokens.weight: {embedding.shape} differs from config.json")
         # Pools come last: until then their memory is room for the weights that are there twice while a block loads.
         residuals = max(len(graph.residuals) for _, graph in sessions)
-        buffers = StepBuffers(settings.slots, spec.hidden_size, residuals)
+        buffers = StepBuffers(settings.slots, spec.hidden_size, residuals, pairs=features.pairs)
         blocks = [
             OnnxBlock(number, opened, graph, BlockMemory(KvPool(layers, layout, element, device), tables, buffers))
             for number, (layers, (opened, graph)) in enumerate(zip(ranges, sessions, strict=True))
@@ -166,12 +170,12 @@ class OnnxExecutor:
             buffers.seqlens_k[row] = length - 1
         buffers.total_len[0] = max(lengths)
         blocks = self._blocks[first:last]
-        np.copyto(views[blocks[0].source], hidden)
+        buffers.put(hidden, blocks[0].source)
         self._held[first:last, slot : slot + rows] = lengths
         for block in blocks:
             self._saturated += block.run(slot, rows, tokens)
             self._saturated += round_to_boundary(views[1 - block.source], self.boundary)
-        return views[1 - blocks[-1].source]
+        return views[1 - blocks[-1].source][:rows, :tokens]
 
     def logits(self, hidden: Float32) -> Float32:
         """Hidden states [n, H] to fresh logits [n, V]."""
