@@ -1,8 +1,9 @@
 """Ten minutes of open-loop load at 80 % of what three agents can: errors, and whether memory grows.
 
 The load comes in parts, and before each a closed loop measures the capacity anew: a shared machine is not equally fast
-all the time, and an open loop at 80 % of what it could do before would be an overload now. Resident memory of the coordinator and of every agent (with its worker) is sampled once a second; its slope over
-sessions that are over is fitted by least squares, after a warm-up.
+all the time, and an open loop at 80 % of what it could do before would be an overload now. Resident memory of the
+coordinator and of every agent (with its worker) is sampled once a second; its slope over all sessions so far is fitted
+by least squares, after a warm-up.
 
     python benchmarks/bench_soak.py --minutes 10 --out benchmarks/results/soak.json
 """
@@ -15,7 +16,7 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ import psutil
 import random_model
 from report import write_report
 
-from edgectl.load_client import Offer, Server, offer_load
+from edgectl.load_client import Offer, offer_load
+from edgectl.load_connection import Server
 from edgectl.load_generator import Lengths, Load
 from edgectl.load_stages import between, token_time_of
 from edgectl.load_summary import Objectives, Outcome, summary
@@ -51,6 +53,15 @@ class Sampler:
     over: int = 0
     rows: list[tuple[int, dict[str, int]]] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def counting(self) -> Callable[[int, int], None]:
+        """What a load tells its progress to; counts on from the loads before it."""
+        before = self.over
+
+        def progress(over: int, _: int) -> None:
+            self.over = before + over
+
+        return progress
 
     def run(self) -> None:
         while not self.stop.wait(SAMPLE_S):
@@ -94,11 +105,11 @@ def soak(cluster: LocalCluster, options: argparse.Namespace) -> None:
     began = {name: resident_bytes(group) for name, group in sampler.groups.items()}
     first = look(cluster.url, None)
     parts, outcomes = [], []
-    capacity = capacity_per_s(cluster, options)
     with sampler.sampling():
+        capacity = capacity_per_s(cluster, options, sampler)
         for number in range(options.parts):
             seen = offered_part(cluster, options, number, capacity, sampler)
-            after = capacity_per_s(cluster, options)
+            after = capacity_per_s(cluster, options, sampler)
             parts.append(part_row(number, capacity, after, seen, options.share))
             print(parts[-1], flush=True)
             outcomes += [replace(outcome, number=len(outcomes) + at) for at, outcome in enumerate(seen)]
@@ -118,7 +129,7 @@ def soak(cluster: LocalCluster, options: argparse.Namespace) -> None:
         "token_time": token_time_of(added),
         "rows of the plan": options.sessions,
         "parts": parts,
-        "sessions over in all": sampler.over,
+        "sessions over, those of the capacity among them": sampler.over,
         "worst growth, MB per 1,000 sessions": max(float(str(row["MB per 1,000"])) for row in rows),
         "target: no error, MB per 1,000 sessions at most": MOST_MB_PER_1000,
     }
@@ -128,18 +139,13 @@ def soak(cluster: LocalCluster, options: argparse.Namespace) -> None:
 def offered_part(
     cluster: LocalCluster, options: argparse.Namespace, number: int, capacity: float, sampler: Sampler
 ) -> list[Outcome]:
-    """One part of the open loop: its own sessions, counted on from those before it."""
-    so_far = sampler.over
-
-    def progress(over: int, _: int) -> None:
-        sampler.over = so_far + over
-
+    """One part of the open loop, with sessions of its own."""
     offer = Offer(
         load=load(options, rate_per_s=options.share * capacity, seed=number),
         model=look(cluster.url, None).model,
         seconds=60 * options.minutes / options.parts,
     )
-    return asyncio.run(offer_load(Server.of_url(cluster.url), offer, progress))
+    return asyncio.run(offer_load(Server.of_url(cluster.url), offer, sampler.counting()))
 
 
 def part_row(number: int, before: float, after: float, seen: list[Outcome], share: float) -> dict[str, object]:
@@ -170,14 +176,14 @@ def load(options: argparse.Namespace, **loop: Any) -> Load:
     )
 
 
-def capacity_per_s(cluster: LocalCluster, options: argparse.Namespace) -> float:
+def capacity_per_s(cluster: LocalCluster, options: argparse.Namespace, sampler: Sampler) -> float:
     """Sessions per second that are over while all rows are kept busy, after the first tenth of the time."""
     offer = Offer(
         load=load(options, concurrency=2 * options.sessions),
         model=look(cluster.url, None).model,
         seconds=options.capacity_seconds,
     )
-    outcomes = asyncio.run(offer_load(Server.of_url(cluster.url), offer))
+    outcomes = asyncio.run(offer_load(Server.of_url(cluster.url), offer, sampler.counting()))
     begin_s, end_s = outcomes[0].due_s, max(outcome.due_s for outcome in outcomes)
     inner = [begin_s + share * (end_s - begin_s) for share in (0.1, 1.0)]
     return sum(inner[0] <= outcome.ended_s < inner[1] for outcome in outcomes) / (inner[1] - inner[0])

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
 from agent.wire.messages import HEARTBEAT_INTERVAL_S
 from edgectl.client import API_KEY_VARIABLE
-from edgectl.load_client import Offer, Server, offer_load
+from edgectl.failures import ExitCode
+from edgectl.load_client import Offer, offer_load
+from edgectl.load_connection import Server
 from edgectl.load_generator import Arrivals, Lengths, Load
 from edgectl.load_report import Ran, document
 from edgectl.load_summary import Objectives, Outcome
 from edgectl.load_target import View, look
-from edgectl.output import progress_bar
+from edgectl.output import CommandFailure, progress_bar
 
 DEFAULT_SESSIONS = 100
 DEFAULT_CONCURRENCY = 8
@@ -65,11 +69,10 @@ def run_load(
     before = look(wish.url, keys[0] if keys else None)
     offer = offer_of(wish, before, keys)
     cpu_s = time.process_time()
-    with progress_bar("sessions") as progress:
-        outcomes = asyncio.run(
-            offer_load(server, offer, lambda done, offered: progress(done, offer.sessions or offered))
-        )
+    outcomes, interrupted = asyncio.run(_offered(server, offer))
     cpu_s = time.process_time() - cpu_s
+    if not outcomes:
+        raise CommandFailure(ExitCode.INTERRUPTED, "interrupted before any session was over")
     warm_up = warm_up_of(wish, len(outcomes))
     time.sleep(max(0.0, settle_s))
     ran = Ran(
@@ -81,9 +84,22 @@ def run_load(
         before,
         look(wish.url, keys[0] if keys else None),
         cpu_s,
+        interrupted,
     )
     report = document(ran, ["edgectl", *sys.argv[1:]], datetime.now(timezone.utc), detailed=wish.detailed)
     return report, [outcome for outcome in outcomes if outcome.number >= warm_up]
+
+
+async def _offered(server: Server, offer: Offer) -> tuple[list[Outcome], bool]:
+    """The sessions that are over, and whether Ctrl-C ended it: what was measured until then is worth a report."""
+    stop = asyncio.Event()
+    with suppress(NotImplementedError, RuntimeError, ValueError):  # Not in the main thread: nobody presses keys.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+    with progress_bar("sessions") as progress:
+        outcomes = await offer_load(
+            server, offer, lambda done, offered: progress(done, offer.sessions or offered), stop
+        )
+    return outcomes, stop.is_set()
 
 
 def offer_of(wish: Wish, view: View, keys: Sequence[str]) -> Offer:

@@ -116,7 +116,7 @@ def _write(report: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
     import json
 
     from agent.errors import ConfigError
-    from edgectl.load_report import describe
+    from edgectl.load_text import describe
     from edgectl.output import emit_json, show
 
     if as_json:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from agent.errors import ConfigError
-from edgectl.load_client import Offer, Server, offer_load
+from edgectl.load_client import Offer, offer_load
+from edgectl.load_connection import Server
 from edgectl.load_generator import Lengths, Load, arrivals_s, order_of
 from edgectl.load_summary import Objectives, Outcome, summary
 from tests.fakes.fake_engine import FakeEngine, Script
@@ -164,32 +164,6 @@ def test_retry_after_is_honoured_and_the_latency_counts_from_the_first_time() ->
     assert outcome.time_to_first_token_ms >= 1e3 * (1 - EARLY_S)
 
 
-@pytest.mark.parametrize(
-    ("response", "problem"),
-    [
-        (b"SSH-2.0-x\r\n\r\n", "no HTTP response"),
-        (b"HTTP/1.1 200 OK\r\n\r\ndata: {}\n\n", "no finish reason"),
-        (b"HTTP/1.1 200 OK\r\n\r\ndata: [1]\n\n", "no answer of a completion"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ndata: {}\n\n", "closed before"),
-        (b'HTTP/1.1 200 OK\r\n\r\ndata: {"error":{"code":"device_lost"}}\n\n', "broke off: device_lost"),
-        (b'HTTP/1.1 200 OK\r\n\r\ndata: {"error":"gone"}\n\n', "broke off: error"),
-        (b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n[]", "HTTP 404"),
-    ],
-)
-def test_what_is_no_answer_is_a_failure_and_stops_nothing(response: bytes, problem: str) -> None:
-    server = QueueServer(lambda _: 0.0, lambda number: response if number == 0 else b"")
-    first, second = offered(server, offer(2, rate_per_s=50.0))
-    assert first.end == "failed"
-    assert problem in first.problem
-    assert second.end == "completed"
-
-
-def test_nobody_listens() -> None:
-    (outcome,) = asyncio.run(offer_load(Server.of_url("http://127.0.0.1:1"), offer(1, rate_per_s=9.0)))
-    assert outcome.end == "failed"
-    assert "cannot connect" in outcome.problem
-
-
 def test_a_session_that_is_never_over_is_cut_off() -> None:
     async def run() -> list[Outcome]:
         async with queueing(QueueServer(lambda _: 3600.0)) as server:
@@ -199,9 +173,24 @@ def test_a_session_that_is_never_over_is_cut_off() -> None:
     assert [(outcome.end, outcome.problem) for outcome in asyncio.run(run())] == [("failed", "not over in time")] * 2
 
 
-def test_a_server_without_our_extensions() -> None:
-    outcomes = offered(QueueServer(lambda _: 0.0, plain=True), offer(3, concurrency=1))
-    assert [outcome.tokens for outcome in outcomes] == [4, 4, 4]
+@pytest.mark.parametrize("loop", [{"rate_per_s": 100.0}, {"concurrency": 2}])
+def test_stopping_leaves_what_is_under_way_and_returns_the_rest(loop: dict[str, Any]) -> None:
+    async def run() -> tuple[list[Outcome], int]:
+        stop = asyncio.Event()
+
+        def progress(done: int, offered: int) -> None:
+            if done == 5:
+                stop.set()
+
+        async with queueing(QueueServer(lambda number: 0.005 if number < 5 else 3600.0)) as server:
+            before = asyncio.all_tasks()
+            outcomes = await offer_load(Server.of_url(server.url), offer(None, **loop), progress, stop)
+            ours = {task for task in asyncio.all_tasks() - before if "load_" in str(task.get_coro())}
+            return outcomes, len(ours)
+
+    outcomes, left = asyncio.run(run())
+    assert [(outcome.number, outcome.end) for outcome in outcomes] == [(number, "completed") for number in range(5)]
+    assert left == 0
 
 
 def test_our_own_server_understands_it() -> None:
@@ -220,15 +209,3 @@ def test_our_own_server_understands_it() -> None:
     assert [(outcome.end, outcome.problem, outcome.tokens) for outcome in outcomes] == [("completed", "", 5)] * 6
     assert {opening.prompt for opening in engine.openings} == {order_of(what.load, n).prompt for n in range(6)}
     assert all(opening.stop_ids == () for opening in engine.openings)
-
-
-def test_addresses() -> None:
-    server = Server.of_url("http://[::1]:80/v1/")
-    assert (server.host, server.port, server.path, server.tls) == ("::1", 80, "/v1/completions", None)
-    request = server.request(order_of(offer(concurrency=1).load, 0), offer(concurrency=1))
-    assert b"Host: [::1]:80\r\n" in request
-    assert Server.of_url("https://a/edge").port == 443
-    assert Server.of_url("https://a/edge").path == "/edge/v1/completions"
-    for bad in ("a:80", "ftp://a", "http://", "http://a:b"):
-        with pytest.raises(ConfigError):
-            Server.of_url(bad)

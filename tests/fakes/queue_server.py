@@ -49,7 +49,7 @@ class QueueServer:
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._answer(reader, writer)
-        except ConnectionError:
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             self.hung_up += 1
         finally:
             writer.close()
