@@ -1,11 +1,8 @@
-"""The coordinator's state machine: scripted scenarios, and a stateful test against agents that live in memory."""
+"""The coordinator's state machine in scripted scenarios; `test_cluster_machine` plays random ones."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.wire.messages import (
     DEVICE_SILENCE_S,
@@ -27,7 +24,7 @@ from edgectl.cluster import Inbound
 from edgectl.deploy import Phase
 from edgectl.effects import Ready, Send
 from edgectl.engine import EngineError
-from tests.fakes.fake_agents import NAMES, Agent, Scene
+from tests.fakes.fake_agents import NAMES, Scene
 
 
 def test_a_session_from_opening_to_end() -> None:
@@ -258,127 +255,3 @@ def test_shutting_down_ends_sessions_and_closes_the_micro_batch() -> None:
     assert scene.read[waiting] == [SessionEnded(waiting, "cancelled", 0)]
     assert scene.messages("a", CancelSession) == [CancelSession(running)]
     assert all(scene.messages(name, CloseMicroBatch) for name in NAMES)
-
-
-class ClusterMachine(RuleBasedStateMachine):
-    """Whatever happens to the devices and the connections, a session's tokens come once, in order, then one end."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.scene = Scene().ready()
-
-    @rule(name=st.sampled_from(NAMES))
-    def agent_starts(self, name: str) -> None:
-        self.scene.agents[name] = Agent(name, self.scene.agents[name].life + 1)
-        self.scene.connect(name)
-
-    @rule(name=st.sampled_from(NAMES))
-    def worker_dies(self, name: str) -> None:
-        agent = self.scene.agents[name]
-        if self.scene.cluster.devices[name].origin == agent.origin:
-            agent.loaded = None
-            agent.micro_batches.clear()
-            agent.running.clear()
-            agent.sessions.clear()
-            self.scene.say(name, WorkerRestarted("killed", f"tcp://{name}:x"))
-
-    @rule()
-    def network_delivers(self) -> None:
-        self.scene.settle()
-
-    @rule(names=st.sets(st.sampled_from(NAMES)), seconds=st.sampled_from([0.3, 1.1, 2.0]))
-    def time_passes(self, names: set[str], seconds: float) -> None:
-        for name in sorted(names):
-            self.scene.say(name, Heartbeat(1))
-        self.scene.tick(seconds)
-
-    @precondition(lambda self: not self.scene.cluster.is_ready)
-    @rule()
-    def absent_devices_start(self) -> None:
-        for name in self.scene.cluster.deployment.missing():
-            self.agent_starts(name)
-        self.scene.settle()
-
-    @rule(max_tokens=st.integers(1, 3))
-    def session_opens(self, max_tokens: int) -> None:
-        if self.scene.cluster.is_ready:
-            self.scene.open(max_tokens)
-            self.scene.settle()
-            return
-        with pytest.raises(EngineError, match=r"no_agent|not_ready"):
-            self.scene.open(max_tokens)
-
-    @precondition(lambda self: self.scene.agents["a"].running)
-    @rule(lost=st.lists(st.booleans(), min_size=1, max_size=3))
-    def source_makes_tokens(self, lost: list[bool]) -> None:
-        for one in lost:
-            if self.scene.agents["a"].running:
-                self.scene.token(lost=one)
-
-    @precondition(lambda self: self.scene.read)
-    @rule(data=st.data())
-    def reader_cancels(self, data: st.DataObject) -> None:
-        session = data.draw(st.sampled_from(sorted(self.scene.read)))
-        self.scene.take(self.scene.cluster.cancel(session, self.scene.now))
-
-    @rule()
-    def source_reconnects(self) -> None:
-        self.scene.say("a", WorkerHello(PROTOCOL_VERSION, "a"), worker=True)
-
-    @precondition(lambda self: self.scene.agents["a"].running)
-    @rule()
-    def micro_batch_breaks(self) -> None:
-        agent = self.scene.agents["a"]
-        for session in list(agent.running):
-            self.scene.say("a", SessionFailed(session, "answer_timeout", "late"), worker=True)
-        for number in list(agent.micro_batches):
-            self.scene.say("a", Failed("micro-batch", "answer_timeout", "late", number))
-        agent.running.clear()
-
-    @invariant()
-    def sessions_are_whole(self) -> None:
-        for session, events in self.scene.read.items():
-            tokens = [event for event in events if isinstance(event, TokenEvent)]
-            assert [event.index for event in tokens] == list(range(len(tokens)))
-            ends = [event for event in events if not isinstance(event, TokenEvent)]
-            assert len(ends) <= 1
-            assert not ends or events[-1] is ends[0]
-            assert all(event.session == session for event in tokens)
-
-    @invariant()
-    def epochs_only_grow(self) -> None:
-        assert self.scene.epochs == sorted(self.scene.epochs)
-
-    def work_off(self) -> None:
-        """The source goes on until no session is left."""
-        while self.scene.agents["a"].running:
-            self.scene.token()
-            self.scene.settle()
-
-    def teardown(self) -> None:
-        """What runs comes to its end; and from any state, when all restart, the next session runs."""
-        scene = self.scene
-        if scene.cluster.is_ready:
-            self.source_reconnects()
-            scene.settle()
-            self.work_off()
-            assert all(not isinstance(events[-1], TokenEvent) for events in scene.read.values())
-        for name in NAMES:
-            scene.agents[name] = Agent(name, scene.agents[name].life + 1)
-            scene.sent.clear()
-        for name in NAMES:
-            scene.connect(name)
-        scene.settle()
-        assert scene.cluster.is_ready, scene.cluster.health()
-        session = scene.open(max_tokens=1)
-        scene.settle()
-        self.work_off()
-        assert isinstance(scene.read[session][-1], SessionEnded)
-        for events in scene.read.values():
-            assert events
-            assert not isinstance(events[-1], TokenEvent)
-        super().teardown()
-
-
-TestClusterMachine = ClusterMachine.TestCase
-TestClusterMachine.settings = settings(max_examples=max(300, settings().max_examples), stateful_step_count=40)

@@ -211,11 +211,7 @@ class Scene:
                 agent.close(message.micro_batch)
                 self.say(agent.name, MicroBatchClosed(message.micro_batch))
             case OpenSession():
-                opened = agent.micro_batches[message.micro_batch]
-                assert opened.stages[0].device == agent.name, "not the source"
-                assert len(agent.sessions_of(message.micro_batch)) < opened.rows, "every row is taken"
-                agent.running[message.session] = message
-                agent.sessions[message.session] = []
+                self.open_session(agent, message)
             case CancelSession():
                 if message.session in agent.running:
                     del agent.running[message.session]
@@ -230,6 +226,17 @@ class Scene:
                 pass
             case _:
                 raise AssertionError(f"{agent.name} was sent {message}")
+
+    def open_session(self, agent: Agent, message: OpenSession) -> None:
+        opened = agent.micro_batches.get(message.micro_batch)
+        if opened is None:
+            failed = SessionFailed(message.session, "unknown_micro_batch", f"micro-batch {message.micro_batch}")
+            self.say(agent.name, failed, worker=True)
+            return
+        assert opened.stages[0].device == agent.name, "not the source"
+        assert len(agent.sessions_of(message.micro_batch)) < opened.rows, "every row is taken"
+        agent.running[message.session] = message
+        agent.sessions[message.session] = []
 
     def open_micro_batch(self, agent: Agent, message: OpenMicroBatch) -> None:
         if agent.loaded is None:
@@ -259,6 +266,12 @@ class Scene:
         if index + 1 == opening.max_tokens:
             del agent.running[session]
             self.emit(agent, SessionEnded(session, "length", index + 1), lost=lost)
+
+    def route_of(self, session: str) -> tuple[str, ...]:
+        """The devices of the route that a running session is on."""
+        agent = next(agent for agent in self.agents.values() if session in agent.running)
+        opened = agent.micro_batches[agent.running[session].micro_batch]
+        return tuple(stage.device for stage in opened.stages)
 
     def ready(self) -> Scene:
         self.connect(*NAMES)

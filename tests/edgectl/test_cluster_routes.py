@@ -1,0 +1,158 @@
+"""The coordinator with many rows, micro-batches and routes: who is seated where, who fails with whom, who is let in."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.wire.addresses import BulkSource, LinkShape
+from agent.wire.messages import DEVICE_SILENCE_S, Failed, Heartbeat, Load, TokenEvent, Welcome, WorkerRestarted
+from edgectl.cluster_settings import ClusterSettings, Loss
+from edgectl.engine import Claim, EngineError
+from tests.fakes.fake_agents import NAMES, Agent, Scene, rows_of, two_routes, two_sources
+
+
+def test_sessions_fill_every_row_of_every_micro_batch() -> None:
+    scene = Scene(rows_of(2, 4)).ready()
+    sessions = [scene.open() for _ in range(9)]
+    scene.settle()
+    agent = scene.agents["a"]
+    assert set(agent.running) == set(sessions[:8])
+    assert sorted(len(agent.sessions_of(number)) for number in agent.micro_batches) == [4, 4]
+    for _ in range(3):
+        scene.token(sessions[3])
+    scene.settle()
+    assert sessions[8] in agent.running
+
+
+def test_a_broken_micro_batch_opens_again_alone() -> None:
+    scene = Scene(rows_of(2, 1)).ready()
+    one, other, waiting = scene.open(), scene.open(), scene.open()
+    scene.settle()
+    broken = scene.agents["a"].running[one].micro_batch
+    spared = scene.agents["a"].running[other].micro_batch
+    epochs = len(scene.epochs)
+    scene.say("a", Failed("micro-batch", "answer_timeout", "late", broken))
+    assert isinstance(scene.read[one][-1], EngineError)
+    assert scene.cluster.is_ready
+    scene.settle()
+    assert len(scene.epochs) == epochs + len(NAMES)
+    assert set(scene.agents["a"].running) == {other, waiting}
+    assert scene.agents["a"].running[other].micro_batch == spared
+    assert scene.agents["a"].running[waiting].micro_batch not in (broken, spared)
+
+
+def test_a_lost_device_costs_the_sessions_of_its_routes_only() -> None:
+    scene = Scene(two_routes).ready()
+    sessions = [scene.open() for _ in range(6)]
+    scene.settle()
+    by_c = [name for name in scene.agents["a"].running if scene.route_of(name) == ("a", "c")]
+    scene.now = DEVICE_SILENCE_S - 0.5
+    for name in "ab":
+        scene.say(name, Heartbeat(1))
+    scene.tick(1.0)
+    scene.settle()
+    failed = [name for name in sessions if scene.read[name]]
+    assert failed == by_c
+    assert len(by_c) == 1
+    assert scene.cluster.is_ready
+    assert set(scene.agents["a"].running) == set(sessions[:5]) - set(by_c), "the last one waits for a row of a and b"
+    assert not scene.messages("b", Load)
+    scene.agents["c"] = Agent("c", 1)
+    scene.connect("c")
+    scene.settle()
+    assert scene.route_of(sessions[5]) == ("a", "c")
+
+
+def test_a_lost_source_takes_its_routes_and_no_other() -> None:
+    scene = Scene(two_sources).ready()
+    sessions = [scene.open() for _ in range(4)]
+    scene.settle()
+    assert (len(scene.agents["a"].running), len(scene.agents["c"].running)) == (2, 2)
+    scene.agents["a"] = Agent("a", 1)
+    scene.connect("a")
+    lost = {name for name in sessions if scene.read[name]}
+    assert lost == set(sessions) - set(scene.agents["c"].running)
+    scene.settle()
+    again = [scene.open() for _ in range(2)]
+    scene.settle()
+    assert set(scene.agents["a"].running) == set(again)
+    scene.token(next(iter(scene.agents["c"].running)))
+    assert isinstance(scene.read[next(iter(scene.agents["c"].running))][-1], TokenEvent)
+
+
+def test_a_device_that_cannot_load_leaves_the_other_route_to_serve() -> None:
+    scene = Scene(two_sources)
+    scene.connect(*NAMES)
+    scene.say("b", Failed("load", "out_of_memory", "b: 5 MiB short"))
+    scene.sent = [send for send in scene.sent if not send.origin.startswith(b"b:")]
+    scene.settle()
+    assert scene.cluster.is_ready
+    scene.open()
+    scene.settle()
+    assert len(scene.agents["c"].running) == 1
+    assert scene.cluster.devices["b"].problem == "out_of_memory: b: 5 MiB short"
+    scene.agents["b"] = Agent("b", 1)
+    scene.connect("b")
+    scene.settle()
+    assert {seat.source for seat in scene.cluster.deployment.seats()} == {"a", "c"}
+
+
+def test_one_key_is_limited_and_another_is_not() -> None:
+    scene = Scene(rows_of(1, 4), ClusterSettings(max_sessions_per_key=2)).ready()
+    first = scene.open(claim=Claim("k"))
+    scene.open(claim=Claim("k"))
+    with pytest.raises(EngineError, match="2 sessions of this key") as refused:
+        scene.open(claim=Claim("k"))
+    assert (refused.value.code, refused.value.retry_after_s) == ("too_many_sessions", None)
+    scene.open(claim=Claim("other"))
+    scene.take(scene.cluster.cancel(first, scene.now))
+    scene.open(claim=Claim("k"))
+
+
+def test_a_full_queue_says_when_to_come_back_by_the_rate_at_which_rows_come_free() -> None:
+    scene = Scene(rows_of(1, 2), ClusterSettings(max_queued=4)).ready()
+    sessions = [scene.open(max_tokens=1) for _ in range(6)]
+    scene.settle()
+    with pytest.raises(EngineError, match="queue_full") as refused:
+        scene.open()
+    assert refused.value.retry_after_s is None
+    scene.now += 10.0
+    scene.token(sessions[0])
+    scene.open()
+    with pytest.raises(EngineError, match="4 sessions wait already, at most 4") as refused:
+        scene.open()
+    assert refused.value.retry_after_s == 10.0, "two of four have had their turn when both rows came free once"
+    assert scene.cluster.load().expected_wait_s == 25.0
+
+
+def test_a_session_longer_than_the_context_never_waits_for_a_row() -> None:
+    scene = Scene().ready()
+    with pytest.raises(EngineError, match="2 tokens and 63 more, the context is 64") as refused:
+        scene.open(max_tokens=63)
+    assert refused.value.code == "context_length_exceeded"
+    scene.open(max_tokens=62)
+
+
+def test_agents_are_told_of_links_losses_and_sources() -> None:
+    links = {"a": (LinkShape("b", bytes_per_s=1e6),)}
+    bulk = BulkSource("", "tcp://coordinator:1", "key")
+    settings = ClusterSettings(links=links, losses={("a", "b"): Loss(0.25, 4)}, bulk=bulk)
+    scene = Scene(settings=settings)
+    scene.connect(*NAMES)
+    (welcome,) = scene.messages("a", Welcome)
+    assert isinstance(welcome, Welcome)
+    assert welcome.links == links["a"]
+    (load,) = scene.messages("c", Load)
+    assert isinstance(load, Load)
+    assert load.sources == (bulk,)
+    scene.settle()
+    (opened,) = scene.agents["b"].micro_batches.values()
+    assert [(stage.loss, stage.loss_seed) for stage in opened.stages] == [(0.0, 0), (0.25, 4), (0.0, 0)]
+
+
+def test_other_sources_alone_are_no_reason_to_load_again() -> None:
+    scene = Scene(settings=ClusterSettings(bulk=BulkSource("", "tcp://coordinator:1", "key"))).ready()
+    scene.sent.clear()
+    scene.say("b", WorkerRestarted("killed", "tcp://b:2"))
+    assert not scene.messages("a", Load)
+    assert len(scene.messages("b", Load)) == 1
