@@ -107,6 +107,15 @@ def test_a_worker_that_started_anew_counts_from_its_start() -> None:
     assert set(between(before, totals_of(rendered(b=b, c=anew)))) == {"b", "c"}
 
 
+def test_either_kind_of_total_tells_of_a_new_start() -> None:
+    was = DeviceTotals({"decode_step_seconds": Total(5.0, 50)}, {"tokens_sampled": 9.0})
+    for now in (
+        DeviceTotals({"decode_step_seconds": Total(1.0, 10)}, {"tokens_sampled": 9.0}),
+        DeviceTotals({"decode_step_seconds": Total(5.0, 50)}, {"tokens_sampled": 3.0}),
+    ):
+        assert between({"a": was}, {"a": now}) == {"a": now}
+
+
 def test_nothing_measured_nothing_said() -> None:
     assert token_time_of({}) is None
     assert token_time_of({"a": DeviceTotals()}) is None
