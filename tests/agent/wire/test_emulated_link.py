@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from agent.errors import ConfigError
-from agent.wire import emulated_link
+from agent.wire import data_plane, emulated_link
 from agent.wire.addresses import LinkShape
 from agent.wire.data_plane import DATA_LIMITS, MAX_EMULATED_LINKS, DataPlane
 from agent.wire.events import Connected, Disconnected, Event, Received, Replied
@@ -127,6 +128,50 @@ def test_no_more_replies_are_taken_than_the_limit(first: DataPlane, second: Data
     assert not second.reply(ping.origin, [b"", b"pong"])
 
 
+def test_replies_that_left_make_room_for_others(first: DataPlane, second: DataPlane) -> None:
+    first.connect("second", second.endpoint, SECOND.public)
+    second.emulate([LinkShape("first")])
+    assert first.poll(5000) == [CONNECTED]
+    first.send("second", [b"ping", b""])
+    [ping] = second.poll(5000)
+    assert isinstance(ping, Received)
+    for _ in range(3):
+        assert all(second.reply(ping.origin, [b"", b"pong"]) for _ in range(emulated_link.MAX_REPLIES))
+        came = 0
+        while came < emulated_link.MAX_REPLIES:
+            assert second.poll(1) == []
+            came += len(first.poll(1))
+
+
+def test_origins_are_remembered_up_to_a_limit(
+    first: DataPlane, second: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_plane, "MAX_ORIGINS", 2)
+    second.emulate([LinkShape("first", latency_ms=5.0)])
+    for number in range(4):
+        name = f"connection {number}"
+        first.connect(name, second.endpoint, SECOND.public)
+        until(first, Connected(name, again=False))
+        first.send(name, [b"", b"ping"])
+        [ping] = second.poll(5000)
+        assert isinstance(ping, Received)
+        assert second.reply(ping.origin, [b"", b"pong"])
+        assert len(second._origins) <= 2
+    looped: list[Event] = []
+    while not looped:
+        second.poll(1)
+        looped = first.poll(1)
+
+
+def test_a_connection_that_was_given_up_tells_nothing(first: DataPlane, second: DataPlane) -> None:
+    first.emulate([LinkShape("second")])
+    first.connect("second", second.endpoint, SECOND.public)
+    assert select.select([first._links["second"]._outbox.descriptor], [], [], 5)[0], "it has connected, unheard"
+    first.disconnect("second")
+    assert first.poll(0) == []
+    assert not first.is_connected("second")
+
+
 def test_a_connection_by_another_name_takes_the_link_of_its_key(first: DataPlane, second: DataPlane) -> None:
     """As link probes connect: the link is the device's, not the connection's."""
     first.emulate([LinkShape("second", bytes_per_s=1e5)])
@@ -192,6 +237,17 @@ def test_links_come_change_and_go_under_a_connection(first: DataPlane, second: D
     assert threading.active_count() == before - 1
     assert until(first, CONNECTED) == [Disconnected("second"), CONNECTED]
     assert takes_s() < 0.03
+
+
+def test_a_link_that_comes_takes_every_connection_to_its_device(first: DataPlane, second: DataPlane) -> None:
+    first.connect("probe of second", second.endpoint, SECOND.public)
+    again = Connected("probe of second", again=False)
+    assert first.poll(5000) == [again]
+    first.emulate([LinkShape("second", latency_ms=40.0)])
+    assert until(first, again) == [Disconnected("probe of second"), again]
+    sent_s = time.monotonic()
+    first.send("probe of second", [b"", b"x"])
+    assert receive(second, 1)[0][0] - sent_s >= 0.04
 
 
 def test_a_link_that_is_the_same_stays_as_it_is(first: DataPlane, second: DataPlane) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from agent.errors import ConfigError
 from agent.wire.addresses import LinkShape
-from agent.wire.link_sender import Close, Connection, Due, LinkSender, Mailbox, Parcel, Stop, seeded_clock
+from agent.wire.event_poll import EventPoll
+from agent.wire.link_sender import Close, Connection, Due, LinkSender, Mailbox, Open, Parcel, Stop, seeded_clock
 
 
 @contextmanager
@@ -82,6 +83,55 @@ def test_another_shape_is_for_what_has_not_left() -> None:
         inbox.put(LinkShape("peer"))
         inbox.put(reply(0, 1000, time.monotonic()))
         assert letters(outbox, 1)[0][1] == Due(b"0", [bytes(1000)])
+
+
+class Deaf:
+    """A dealer that takes everything and tells nothing."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[bytes]] = []
+        self.is_closed = False
+
+    def move(self, poll: EventPoll) -> None:
+        pass
+
+    def send(self, parts: list[bytes]) -> bool:
+        self.sent.append(parts)
+        return True
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def opened(inbox: Mailbox) -> tuple[Connection, Deaf]:
+    over, dealer = Connection(), Deaf()
+    over.opened = 1
+    inbox.put(Open(over, dealer))  # type: ignore[arg-type]
+    return over, dealer
+
+
+def test_what_was_sent_before_a_loss_was_heard_of_costs_the_link_nothing() -> None:
+    with sender(LinkShape("peer", bytes_per_s=1.0)) as (inbox, outbox):
+        over, dealer = opened(inbox)
+        inbox.put(Parcel(time.monotonic(), [bytes(100)], over, 0))
+        inbox.put(reply(0, 0, time.monotonic()))
+        letters(outbox, 1)
+        assert (over.done, dealer.sent) == (1, [])
+    assert dealer.is_closed
+
+
+def test_what_waits_behind_a_dropped_frame_goes_on() -> None:
+    """The link is taken until that frame would have left: its bytes were on their way."""
+    with sender(LinkShape("peer", bytes_per_s=1e4)) as (inbox, outbox):
+        over, dealer = opened(inbox)
+        fed_s = time.monotonic()
+        inbox.put(Parcel(fed_s, [bytes(1000)], over, 1))
+        inbox.put(reply(0, 1000, fed_s))
+        inbox.put(Close(over))
+        assert letters(outbox, 1)[0][0] - fed_s >= 0.1
+        assert dealer.sent == []
+        assert dealer.is_closed
+        assert over.done == 1
 
 
 def test_an_error_is_the_last_letter() -> None:
