@@ -51,17 +51,16 @@ class StepBuffers:
         self._residual_memory: Float32 = np.empty(0, np.float32)
         self._views: dict[tuple[int, int], tuple[Float32, Float32]] = {}
 
-    def put(self, hidden: Float32, source: int) -> None:
-        """Copy hidden states [rows, tokens, H] into one of the buffers."""
+    def put(self, hidden: Float32, source: int, run_tokens: int) -> None:
+        """Copy hidden states [rows, tokens, H] into one of the buffers, for a run of `run_tokens` per row."""
         rows, tokens = hidden.shape[:2]
-        view = self.views(rows, tokens)[source]
+        view = self.views(rows, run_tokens)[source]
         if self.pairs:
-            more_rows, more_tokens = view.shape[0] - rows, view.shape[1] - tokens
-            self.real[:] = rows, tokens
-            self.pads[3:5] = more_rows, more_tokens
-            if more_rows or more_tokens:
-                view[rows:] = 0.0
-                view[:, tokens:] = 0.0
+            self.real[:] = rows, run_tokens
+            self.pads[3:5] = view.shape[0] - rows, view.shape[1] - run_tokens
+        if view.shape[:2] != (rows, tokens):
+            view[rows:] = 0.0
+            view[:, tokens:] = 0.0
         view[:rows, :tokens] = hidden
 
     def views(self, rows: int, tokens: int) -> tuple[Float32, Float32]:

@@ -164,16 +164,18 @@ class OnnxExecutor:
         first, last = self._path(layers)
         rows, tokens = self._checked(hidden, first, last, slot, positions)
         buffers = self._buffers
-        views = buffers.views(rows, tokens)
-        lengths = [position + tokens for position in positions]
-        for row, length in enumerate(lengths):
-            buffers.seqlens_k[row] = length - 1
-        buffers.total_len[0] = max(lengths)
+        # Attention takes a chunk in tiles, and a last tile of one token adds up otherwise than it would within a larger
+        # one. A dummy behind the chunk, which the next run overwrites, makes that impossible: tiles are even.
+        run_tokens = tokens + 1 if tokens > 1 and tokens % 2 and positions[0] + tokens <= self.context else tokens
+        views = buffers.views(rows, run_tokens)
+        for row, position in enumerate(positions):
+            buffers.seqlens_k[row] = position + run_tokens - 1
+        buffers.total_len[0] = max(positions) + run_tokens
         blocks = self._blocks[first:last]
-        buffers.put(hidden, blocks[0].source)
-        self._held[first:last, slot : slot + rows] = lengths
+        buffers.put(hidden, blocks[0].source, run_tokens)
+        self._held[first:last, slot : slot + rows] = [position + tokens for position in positions]
         for block in blocks:
-            self._saturated += block.run(slot, rows, tokens)
+            self._saturated += block.run(slot, rows, run_tokens)
             self._saturated += round_to_boundary(views[1 - block.source], self.boundary)
         return views[1 - blocks[-1].source][:rows, :tokens]
 

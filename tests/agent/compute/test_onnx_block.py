@@ -40,7 +40,7 @@ def block() -> OnnxBlock:
 def run(block: OnnxBlock, hidden: Float32, slot: int, positions: Sequence[int]) -> tuple[Float32, int]:
     """What a block makes of [rows, tokens, H], and how many elements it clipped."""
     buffers, (rows, tokens) = block._memory.buffers, hidden.shape[:2]
-    buffers.put(hidden, block.source)
+    buffers.put(hidden, block.source, tokens)
     lengths = np.array(positions) + tokens
     buffers.seqlens_k[:rows], buffers.total_len[0] = lengths - 1, lengths.max()
     clipped = block.run(slot, rows, tokens)
@@ -73,10 +73,11 @@ def test_buffers_of_pairs_hold_an_even_number_of_rows() -> None:
     assert {asked: buffers.views(*asked)[0].shape[:2] for asked in shapes} == shapes
     for view in buffers.views(3, 1):
         view.fill(np.nan)
-    buffers.put(np.ones((3, 1, 8), np.float32), 0)
+    buffers.put(np.ones((3, 1, 8), np.float32), 0, 1)
     np.testing.assert_array_equal(buffers.views(3, 1)[0][:, 0, 0], [1, 1, 1, 0])
     assert (buffers.real.tolist(), buffers.pads.tolist()) == ([3, 1], [0, 0, 0, 1, 0, 0])
-    buffers.put(np.ones((1, 6, 8), np.float32), 1)
+    buffers.put(np.ones((1, 5, 8), np.float32), 1, 6)
+    np.testing.assert_array_equal(buffers.views(1, 6)[1][0, :, 0], [1, 1, 1, 1, 1, 0])
     assert (buffers.real.tolist(), buffers.pads.tolist()) == ([1, 6], [0, 0, 0, 0, 0, 0])
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
-from agent.compute.self_check import is_batch_invariant
+from agent.compute.self_check import CHECKED_TOKENS, SCHEDULES, is_batch_invariant
 from planner.types import LayerRange, Quantization
 from tests.fakes.random_weights import RandomWeights
 
@@ -26,6 +26,26 @@ class DependsOnNeighbours(OnnxExecutor):
         return result if len(positions) == 1 else result * np.float32(1 + 2**-12)
 
 
+class DependsOnOddRows(OnnxExecutor):
+    """A kernel that takes rows in pairs, and the last odd one otherwise."""
+
+    def forward(self, layers: LayerRange, hidden: Float32, slot: int, positions: Sequence[int]) -> Float32:
+        result: Float32 = super().forward(layers, hidden, slot, positions).copy()
+        if hidden.shape[0] > 1 and hidden.shape[0] % 2:
+            result[-1] *= np.float32(1 + 2**-12)
+        return result
+
+
+class DependsOnOddTokens(OnnxExecutor):
+    """The same with the tokens of a chunk, as `MatMulNBits` does it where rows need pairs and have none."""
+
+    def forward(self, layers: LayerRange, hidden: Float32, slot: int, positions: Sequence[int]) -> Float32:
+        result: Float32 = super().forward(layers, hidden, slot, positions).copy()
+        if hidden.shape[1] > 20 and hidden.shape[1] % 2:
+            result[:, -1] *= np.float32(1 + 2**-12)
+        return result
+
+
 class DependsOnChunks(OnnxExecutor):
     """A kernel that sums in another order when it is given many tokens."""
 
@@ -35,15 +55,20 @@ class DependsOnChunks(OnnxExecutor):
 
 
 @pytest.mark.parametrize("quantization", ["fp32", "int8", "int4"])
-@pytest.mark.parametrize(("slots", "context"), [(4, 80), (1, 80), (2, 20), (3, 2), (1, 1)])
+@pytest.mark.parametrize(("slots", "context"), [(16, 80), (5, 80), (1, 80), (2, 20), (3, 5), (3, 2), (1, 1)])
 def test_cpu_provider_is_batch_invariant(quantization: Quantization, slots: int, context: int) -> None:
     executor = OnnxExecutor.load(RandomWeights(), settings(slots, context, quantization))
     assert is_batch_invariant(executor)
 
 
-@pytest.mark.parametrize("executor", [DependsOnNeighbours, DependsOnChunks])
+@pytest.mark.parametrize("executor", [DependsOnNeighbours, DependsOnOddRows, DependsOnOddTokens, DependsOnChunks])
 def test_dependence_is_found(executor: type[OnnxExecutor]) -> None:
     assert not is_batch_invariant(executor.load(RandomWeights(), settings()))
+
+
+def test_schedules_have_all_tokens_and_no_chunk_of_one() -> None:
+    assert [sum(schedule) for schedule in SCHEDULES] == [CHECKED_TOKENS] * len(SCHEDULES)
+    assert min(map(min, SCHEDULES)) > 1
 
 
 def test_slots_can_be_used_afterwards() -> None:
