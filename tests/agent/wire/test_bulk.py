@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -140,3 +141,10 @@ def test_no_bytes_raise_anything_else(parts: list[bytes]) -> None:
     for decode in (decode_fetch, decode_reply):
         with contextlib.suppress(BadMessage):
             decode(parts)
+
+
+def test_the_document_names_every_kind_by_its_number() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "bulk.md").read_text(encoding="utf-8")
+    for kind in ReplyKind:
+        assert f"\n| {kind.value} {kind.name} |" in text
+    assert f"`[version, [{', '.join(Fetch._fields)}]]`" in text
