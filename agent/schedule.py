@@ -55,7 +55,7 @@ class Schedule:
 
     def __init__(self) -> None:
         self.s_per_token = 0.0
-        """Seconds of a prompt's token in a chunk of full length, 0.0 before the first one."""
+        """Seconds of a prompt's token in a chunk, 0.0 before the first one."""
         self._decode_s: dict[int, float] = {}
         """Per micro-batch, seconds of a decode step here."""
         self._chunk_tokens = 0.0
@@ -95,9 +95,9 @@ class Schedule:
         prompts = []
         for micro_batch in sources:
             assert micro_batch.loop is not None
-            prompt = micro_batch.loop.next_prompt()
+            prompt = micro_batch.loop.next_prompt(self.s_per_token)
             if prompt is not None and routes.may_prefill(micro_batch):
-                prompts.append((prompt.due_s, micro_batch.id, prompt.opened_s))
+                prompts.append((prompt.due_s(self.s_per_token), micro_batch.id, prompt.opened_s))
         if not prompts:
             return []
         _, number, opened_s = min(prompts)
@@ -140,7 +140,9 @@ class Schedule:
             frame = loop.take_decode(now, choice.due_s)
         else:
             self._spared_s = choice.spared_s
-            frame = loop.take_chunk(now, choice.due_s, choice.tokens)
+            session = loop.next_prompt(self.s_per_token)
+            assert session is not None
+            frame = loop.take_chunk(session, now, choice.due_s, choice.tokens)
         return micro_batch.job_for_next(frame, choice.due_s)
 
     def _has_gone(self, micro_batch: MicroBatch, others: Iterable[MicroBatch]) -> None:
@@ -165,10 +167,10 @@ class Schedule:
     def _learn(self, tokens: int, compute_s: float) -> None:
         """From a chunk of ours."""
         spared_s, self._spared_s = self._spared_s, None
+        if tokens >= LEAST_CHUNK:
+            self.s_per_token = smoothed(self.s_per_token, compute_s / tokens)
         if spared_s is None:
             self._debt_s = 0.0
-            if tokens >= LEAST_CHUNK:
-                self.s_per_token = smoothed(self.s_per_token, compute_s / tokens)
             return
         self._debt_s += compute_s
         # The rest of a prompt may be shorter than a chunk was meant to be: that teaches nothing.

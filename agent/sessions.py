@@ -69,8 +69,6 @@ class Session:
     row: int
     generation: int
     opened_s: float = 0.0
-    due_s: float = 0.0
-    """When its first token is due: of two prompts the one that is due first goes first."""
     ready_s: float = 0.0
     """Since when the next decode step can be sent."""
     state: SessionState = SessionState.PREFILL
@@ -86,6 +84,11 @@ class Session:
 
     def happened(self, what: Happened) -> None:
         self.state = TRANSITIONS[self.state, what]
+
+    def due_s(self, s_per_token: float) -> float:
+        """When its first token is due: after its patience and the time that its prompt takes at `s_per_token`, so that
+        a short one need not wait for a long one, and no longer than that for whatever comes later."""
+        return self.opened_s + self.opened.patience_s + len(self.opened.prompt) * s_per_token
 
     @property
     def remaining(self) -> int:

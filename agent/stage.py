@@ -110,7 +110,7 @@ class Stage:
                 raise UnknownMicroBatch(f"{self._device} is not the source of micro-batch {opened.micro_batch}")
             if micro_batch.broken is not None:
                 raise UnknownMicroBatch(f"micro-batch {opened.micro_batch} is broken: {micro_batch.broken}")
-            micro_batch.loop.open(opened, now, self._schedule.s_per_token)
+            micro_batch.loop.open(opened, now)
         except AgentError as problem:
             return [Emit(SessionFailed(opened.session, problem.code, str(problem)))]
         return []

@@ -77,9 +77,8 @@ class TokenLoop:
         self._usual_round_s = 0.0
         self.answered = -1
 
-    def open(self, opened: OpenSession, now: float = 0.0, s_per_token: float = 0.0) -> Session:
-        """Put a session on the lowest free row; its prompt is due after its patience and the time that it takes at
-        `s_per_token`, so that a short one need not wait for a long one. Raises NoFreeRow."""
+    def open(self, opened: OpenSession, now: float = 0.0) -> Session:
+        """Put a session on the lowest free row. Raises NoFreeRow."""
         if opened.session in self._ended or self.session(opened.session) is not None:
             raise AgentError(f"session {opened.session} is open already")
         if not opened.prompt or len(opened.prompt) >= self._context or opened.max_tokens < 1:
@@ -92,8 +91,7 @@ class TokenLoop:
         for row, holder in enumerate(self._rows):
             if holder is None:
                 self._generations[row] += 1
-                due_s = now + opened.patience_s + len(opened.prompt) * s_per_token
-                session = Session(opened, row, self._generations[row], opened_s=now, due_s=due_s)
+                session = Session(opened, row, self._generations[row], opened_s=now)
                 self._rows[row] = session
                 return session
         raise NoFreeRow(f"all {len(self._rows)} rows are taken; session {opened.session} must wait")
@@ -141,19 +139,19 @@ class TokenLoop:
                 return now - sent.sent_s <= max(STALLED_S, STALLED_ROUNDS * self._usual_round_s)
         return any(session.state is SessionState.READY for session in self.running())
 
-    def next_prompt(self) -> Session | None:
-        """Of the sessions with a prompt still to be sent the one that is due first; None while no chunk may go."""
+    def next_prompt(self, s_per_token: float = 0.0) -> Session | None:
+        """Of the sessions with a prompt still to be sent the one that is due first, if a token of a prompt takes so
+        long; None while no chunk may go."""
         if self._count_in_flight(FrameKind.PREFILL) >= CHUNKS_IN_FLIGHT:
             return None
         waiting = [session for session in self.running() if session.state is SessionState.PREFILL]
-        return min(waiting, key=lambda session: (session.due_s, session.row), default=None)
+        return min(waiting, key=lambda session: (session.due_s(s_per_token), session.row), default=None)
 
     # --- what goes ---
 
-    def take_chunk(self, now: float, since_s: float, most_tokens: int) -> NextFrame:
-        """The next chunk of `next_prompt`, of at most `most_tokens` (≥ 3); it counts as in flight from now on."""
-        session = self.next_prompt()
-        assert session is not None, "no chunk may go"
+    def take_chunk(self, session: Session, now: float, since_s: float, most_tokens: int) -> NextFrame:
+        """The next chunk of this prompt, of at most `most_tokens` (≥ 3); it counts as in flight from now on."""
+        assert self._count_in_flight(FrameKind.PREFILL) < CHUNKS_IN_FLIGHT, "no chunk may go"
         ref = RowRef(session.row, session.generation, session.position)
         opening = Opening(session.row, session.generation, session.opened.sampling)
         openings = (opening,) if session.position == 0 else ()

@@ -7,6 +7,7 @@ and one process that runs the same stage and executor in a loop of its own.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ from planner.types import LayerRange, Pipeline, Quantization
 
 ALIVE_S = 1.0
 PREFILL_CHUNK = 128
+CACHE = Path(tempfile.gettempdir()) / "edgectl-bench-cache"
 
 
 class Heard:
@@ -80,7 +82,7 @@ class DirectAgents(Heard):
         self._cluster = LocalCluster(directory, processes)
         self._names = [f"device-{number}" for number in range(len(threads))]
         for name, count in zip(self._names, threads, strict=True):
-            settings = {"threads": count, "log_level": "warning", "cache_dir": str(model.parent / "cache")}
+            settings = {"threads": count, "log_level": "warning", "cache_dir": str(CACHE)}
             self._cluster.add_device(name, model.parent, settings)
         self._processes = processes
         self._supervisors: dict[str, bytes] = {}
@@ -183,9 +185,7 @@ class OneProcess(Heard):
 
     def __init__(self, load: Load, model: Path, threads: int) -> None:
         super().__init__()
-        config = AgentConfig(
-            name="one", models_dir=model.parent, cache_dir=model.parent / "cache", threads=threads, provider="cpu"
-        )
+        config = AgentConfig(name="one", models_dir=model.parent, cache_dir=CACHE, threads=threads, provider="cpu")
         self._executor = load_model(load, config, "cpu", lambda *_: None).executor
         spec = self._executor.spec
         shape = ModelShape(
@@ -217,7 +217,7 @@ class OneProcess(Heard):
 def load_request(
     model: Path, quantization: Quantization, *, slots: int, context: int, num_layers: int, block_size: int = 32
 ) -> Load:
-    digest = model_digest(model, model.parent / "cache")
+    digest = model_digest(model, CACHE)
     return Load(model.name, digest, ((0, num_layers),), quantization, block_size, "fp16", slots, context)
 
 

@@ -39,8 +39,9 @@ def loop_with(*prompts: int, rows: int = 4, chunk: int = 4, max_tokens: int = 3)
 def next_frame(loop: TokenLoop, now: float = 0.0, *, chunk_first: bool = True, most: int = 64) -> NextFrame | None:
     """Take what may go; `schedule` decides in earnest."""
     may_decode = loop.ready_since_s() is not None
-    if loop.next_prompt() is not None and (chunk_first or not may_decode):
-        return loop.take_chunk(now, now, most)
+    prompt = loop.next_prompt()
+    if prompt is not None and (chunk_first or not may_decode):
+        return loop.take_chunk(prompt, now, now, most)
     return loop.take_decode(now, now) if may_decode else None
 
 
@@ -185,18 +186,21 @@ def test_a_step_taken_while_one_is_under_way_is_a_bug() -> None:
     with pytest.raises(AssertionError):
         loop.take_decode(0.0, 0.0)
     next_frame(loop)
+    loop = loop_with(20)
+    while next_frame(loop, most=4) is not None:
+        pass
     with pytest.raises(AssertionError):
-        loop.take_chunk(0.0, 0.0, 4)
+        loop.take_chunk(loop.running()[0], 0.0, 0.0, 4)
 
 
 def test_the_prompt_that_is_due_first_goes_first() -> None:
     loop = TokenLoop(4, 4, CONTEXT)
     for name, prompt, now, patience_s in (("long", 30, 0.0, 0.0), ("idle", 3, 1.0, 9.0), ("short", 3, 2.0, 0.0)):
-        loop.open(session(name, range(prompt), patience_s=patience_s), now, s_per_token=0.1)
+        loop.open(session(name, range(prompt), patience_s=patience_s), now)
     order = []
-    while (waiting := loop.next_prompt()) is not None:
+    while (waiting := loop.next_prompt(0.1)) is not None:
         order.append(waiting.opened.session)
-        frame = loop.take_chunk(3.0, 3.0, 4)
+        frame = loop.take_chunk(waiting, 3.0, 3.0, 4)
         answer(loop, frame.step)
     assert order == ["short", *["long"] * 8, "idle"], "due after 2.3, 3.0 and 10.3 s"
 
