@@ -110,7 +110,8 @@ class OnnxExecutor:
         element, device = (np.float32, "cpu") if session.on_cpu else (np.float16, "cuda")
         layout = KvLayout.of(spec, settings.slots, settings.context, element(0).nbytes)
         options = GraphOptions(settings.quantization, settings.block_size, settings.boundary, layout.capacity, features)
-        if session.on_cpu and needs_pairs(session, options):
+        # With one slot there is never a second row, and a lone row would take a quarter longer (docs/log.md).
+        if session.on_cpu and settings.slots > 1 and needs_pairs(session, options):
             features = replace(features, pairs=True)
             options = replace(options, features=features)
         tables = {
