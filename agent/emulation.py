@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.compute.emulated_executor import EmulatedExecutor
 from agent.config import AgentConfig
 from agent.errors import ConfigError, ModelMismatch, ModelNotFound
-from agent.wire.messages import Load
+from agent.wire.messages import Load, MeasureDevice
 from planner.device_times import DeviceTimes
 from planner.errors import BadProfile
 from planner.model_spec import ModelSpec
@@ -36,8 +36,8 @@ class EmulatedDevice:
         return EmulatedExecutor(self.spec, DeviceTimes(self.profile), resident, slots=slots, context=context)
 
 
-def emulated_device(config: AgentConfig, request: Load) -> EmulatedDevice:
-    """The device to play for this load: the file's only one, or the one with this agent's name.
+def emulated_device(config: AgentConfig, request: Load | MeasureDevice) -> EmulatedDevice:
+    """The device to play for this model: the file's only one, or the one with this agent's name.
 
     Raises ModelNotFound for a file that is not there, ConfigError for one without this device, ModelMismatch for
     one of another model or other weights, BadProfile.

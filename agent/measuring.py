@@ -46,12 +46,16 @@ def measure_device(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> DeviceProfile:
-    """Measure this device as the request says. Unload what is loaded before.
+    """Measure this device as the request says. Unload what is loaded before. One that is played says what it plays.
 
     Raises ConfigError for a request that makes no sense, OutOfMemory, BadCheckpoint, ProviderUnavailable, and planner's
     errors for a config.json we cannot run.
     """
     _check(request)
+    if config.emulate:
+        from agent.emulation import emulated_device
+
+        return replace(emulated_device(config, request).profile, name=config.name)
     spec = parse_config(_config(request.config))
     weights, kind = _weights(request.model, spec, config)
     threads = config.threads or physical_cores()

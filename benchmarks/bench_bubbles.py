@@ -19,6 +19,7 @@ from pathlib import Path
 
 from report import write_report
 
+from edgectl.edgeshard_report import company
 from edgectl.emulated_cluster import EmulatedCluster, arrivals_s
 from edgectl.local_processes import Processes
 from edgectl.session_rate import steady_tokens_per_s
@@ -58,6 +59,7 @@ def main() -> None:
         "link_bytes_per_s": BYTES_PER_S,
         "seconds": options.seconds,
         "rounds": options.rounds,
+        **company(),
     }
     write_report("bubbles", rows, facts, options.out)
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from edgectl.coordinator import Coordinator
 from edgectl.emulated_cluster import EmulatedCluster, arrivals_s
+from edgectl.failures import ExitCode
 from edgectl.local_processes import Processes
+from edgectl.output import CommandFailure
 from edgectl.plan_measure import SETTLE_S, MeasuredStage, measured_stages
 from edgectl.session_rate import ms_per_token, steady_tokens_per_s
 from planner.cost import CostModel
@@ -145,7 +147,8 @@ def run_edgeshard(
 ) -> list[MeasuredRow]:
     """Starts an agent per device that a row uses and runs the rows one after another, each for about `seconds`.
 
-    Raises CommandFailure and ProcessFailed when the cluster does not come up, EngineError when a session fails.
+    Raises CommandFailure and ProcessFailed when the cluster does not come up or too few tokens come side by side,
+    EngineError when a session fails.
     """
     devices = list(dict.fromkeys(stage.device for row in rows if row.route is not None for stage in row.route.stages))
 
@@ -184,4 +187,9 @@ async def _measure(cluster: EmulatedCluster, row: Reproduced, seconds: float, se
 
 async def _tokens_per_s(coordinator: Coordinator, sessions: int, tokens: int) -> float:
     arrived_s = await asyncio.gather(*(arrivals_s(coordinator, PROMPT, tokens) for _ in range(sessions)))
-    return steady_tokens_per_s(arrived_s, SKIPPED_TOKENS)
+    try:
+        return steady_tokens_per_s(arrived_s, SKIPPED_TOKENS)
+    except ValueError as problem:
+        raise CommandFailure(
+            ExitCode.FAILURE, f"{sessions} sessions: {problem}", "give a row more --seconds"
+        ) from problem

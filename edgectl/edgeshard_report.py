@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 
 from edgectl.edgeshard_bench import MeasuredRow
+from edgectl.load_report import machine
 from edgectl.output import table
 from planner.paper_methods import TESTBED, Quantity
 
@@ -26,6 +30,24 @@ def describe_edgeshard(rows: Sequence[MeasuredRow]) -> str:
     ]
     parts += [_half(rows, quantity) for quantity in TITLES if any(_is(row, quantity) for row in rows)]
     return "\n\n".join([*parts, verdict(rows)])
+
+
+def document(rows: Sequence[MeasuredRow], command: Sequence[str], now: datetime) -> dict[str, Any]:
+    """The numbers with where and when they were measured."""
+    return {
+        "benchmark": "edgectl bench edgeshard",
+        "command": " ".join(command),
+        "date": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "version": version("edgectl"),
+        "machine": {**machine(), **company()},
+        **edgeshard_as_json(rows),
+    }
+
+
+def company() -> dict[str, Any]:
+    """Who else was there: processes that wanted to run at a time, and whether ours had to wait for them."""
+    real_time = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+    return {"load_average": round(os.getloadavg()[0], 2), "real_time": real_time}
 
 
 def edgeshard_as_json(rows: Sequence[MeasuredRow]) -> dict[str, Any]:

@@ -34,11 +34,13 @@ def edgeshard(
 ) -> None:
     """EdgeShard's 15 devices (arXiv 2405.14371) as 15 agents that take its times: Table IV, predicted and measured."""
     import json
+    import sys
     import tempfile
+    from datetime import datetime, timezone
 
     from agent.errors import ConfigError
     from edgectl.edgeshard_bench import row_name, run_edgeshard, runnable
-    from edgectl.edgeshard_report import describe_edgeshard, edgeshard_as_json
+    from edgectl.edgeshard_report import describe_edgeshard, document
     from edgectl.failures import ExitCode
     from edgectl.local_processes import ProcessFailed
     from edgectl.output import CommandFailure, emit, emit_json, say
@@ -55,7 +57,7 @@ def edgeshard(
             measured = run_edgeshard(Path(directory), chosen, seconds, say)
     except ProcessFailed as problem:
         raise CommandFailure(ExitCode.FAILURE, str(problem)) from problem
-    found = edgeshard_as_json(measured)
+    found = document(measured, sys.argv, datetime.now(timezone.utc))
     if out is not None:
         try:
             out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -16,6 +16,8 @@ from agent.measuring import OWN_WEIGHTS, RANDOM_WEIGHTS, measure_device
 from agent.wire.messages import MeasureDevice
 from planner.errors import PlannerError
 from planner.profile import DeviceProfile
+from planner.profile_json import dump_profile, parse_profile
+from planner.testbed import load_testbed
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
 MODEL = "wiki-32l"
@@ -40,6 +42,14 @@ def test_the_models_own_weights_are_measured_where_they_are() -> None:
     assert found.host
     assert {"board", "kernel", "power_mode", "temperature_before_c"} <= found.fingerprint.keys()
     assert (found.power is None) == ("power" in found.missing)
+
+
+def test_a_device_that_is_played_says_what_it_plays(tmp_path: Path) -> None:
+    profile = load_testbed("edgeshard-paper", "llama2-7b").profile
+    path = tmp_path / "times.json"
+    path.write_text(dump_profile(dataclasses.replace(profile, devices=profile.devices[-1:], links=())))
+    found = measure(config(emulate=str(path)), model="llama2-7b", quantization="fp32")
+    assert found == dataclasses.replace(parse_profile(path.read_text()).devices[0], name="d1")
 
 
 @pytest.mark.parametrize("change", [{"model": "nowhere"}, {"config": None}])

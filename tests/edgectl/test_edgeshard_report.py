@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 
 import pytest
 
 from edgectl.edgeshard_bench import MeasuredRow, plan_of, runnable
-from edgectl.edgeshard_report import describe_edgeshard, edgeshard_as_json
+from edgectl.edgeshard_report import describe_edgeshard, document, edgeshard_as_json
 from edgectl.plan_measure import MeasuredStage
 from planner.reproduction import table_iv
 
@@ -43,6 +44,14 @@ def test_one_half_alone_and_no_stage_that_told() -> None:
     text = describe_edgeshard(ROWS[2:])
     assert "one session" not in text
     assert "longer than predicted" not in text
+
+
+def test_a_document_says_where_and_when() -> None:
+    found = document(ROWS, ["edgectl", "bench", "edgeshard"], datetime(2026, 11, 21, 15, tzinfo=timezone.utc))
+    assert (found["command"], found["date"]) == ("edgectl bench edgeshard", "2026-11-21T15:00:00Z")
+    assert {"cpu", "cores", "load_average", "real_time"} <= found["machine"].keys()
+    assert found["machine"]["real_time"] is False
+    assert [row["name"] for row in found["rows"]] == [row.name for row in ROWS]
 
 
 def test_json_has_a_plans_names() -> None:
