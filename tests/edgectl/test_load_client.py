@@ -51,6 +51,17 @@ def lindley_s(dues_s: list[float], service_s: Callable[[int], float]) -> list[fl
     return [wait + service_s(number) for number, wait in enumerate(waits)]
 
 
+def ends_s(outcomes: list[Outcome], service_s: Callable[[int], float]) -> tuple[list[float], list[float]]:
+    """When sessions ended, and when they could have at the earliest, both in order.
+
+    In order, as two that come at nearly one time may overtake each other on their way to the server; the moments at
+    which one server that never rests is through with its n-th session do not depend on whose turn it was.
+    """
+    dues = [outcome.due_s for outcome in outcomes]
+    oracle = [due_s + in_system_s for due_s, in_system_s in zip(dues, lindley_s(dues, service_s), strict=True)]
+    return sorted(outcome.ended_s for outcome in outcomes), sorted(oracle)
+
+
 def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
@@ -67,11 +78,13 @@ def test_an_open_loop_sees_the_waits_of_its_queue() -> None:
     service_s = 0.02
     server = QueueServer(lambda _: service_s)
     outcomes = offered(server, offer(80, rate_per_s=35.0, output=Lengths.parse("2")))
-    expected = lindley_s([outcome.due_s for outcome in outcomes], lambda _: service_s)
-    seen = [outcome.ended_s - outcome.due_s for outcome in outcomes]
     assert all(outcome.end == "completed" for outcome in outcomes)
-    assert all(ours >= oracle - EARLY_S for ours, oracle in zip(seen, expected, strict=True))
-    assert median([ours - oracle for ours, oracle in zip(seen, expected, strict=True)]) < 0.05
+    assert all(ours >= oracle - EARLY_S for ours, oracle in zip(*ends_s(outcomes, lambda _: service_s), strict=True))
+    # What the client adds to what the server did is little.
+    added = [
+        ours - served.over_s for ours, served in zip(sorted(o.ended_s for o in outcomes), server.served, strict=True)
+    ]
+    assert median(added) < 0.1
     # Arrivals are the load's, wherever the clock stood at its begin.
     begin_s = outcomes[0].due_s
     dues = [outcome.due_s - begin_s for outcome in outcomes]
@@ -84,18 +97,22 @@ def test_a_stall_is_seen_by_everyone_who_came_meanwhile(most_open: int) -> None:
 
     Also where the generator itself may not open more connections.
     """
-    server = QueueServer(lambda number: 0.5 if number == 5 else 0.001)
+
+    def service_s(number: int) -> float:
+        return 0.5 if number == 5 else 0.001
+
+    server = QueueServer(service_s)
     what = offer(60, rate_per_s=60.0, arrivals="constant", output=Lengths.parse("1"), most_open=most_open)
     outcomes = offered(server, what)
-    expected = lindley_s([outcome.due_s for outcome in outcomes], lambda number: 0.5 if number == 5 else 0.001)
-    slow = [outcome.number for outcome, oracle in zip(outcomes, expected, strict=True) if oracle > 0.1]
-    assert len(slow) > 20
-    for outcome, oracle in zip(outcomes, expected, strict=True):
-        assert outcome.ended_s - outcome.due_s >= oracle - EARLY_S
-        assert outcome.time_to_first_token_ms is not None
-        assert outcome.time_to_first_token_ms >= 1e3 * (oracle - EARLY_S)
+    seen, expected = ends_s(outcomes, service_s)
+    assert all(ours >= oracle - EARLY_S for ours, oracle in zip(seen, expected, strict=True))
+    dues = [outcome.due_s for outcome in outcomes]
+    slow = sum(in_system > 0.1 for in_system in lindley_s(dues, service_s))
+    assert slow > 20
+    # One or two may have overtaken one another on their way.
+    assert sum((outcome.time_to_first_token_ms or 0.0) > 100 for outcome in outcomes) >= slow - 2
     found: dict[str, Any] = summary(outcomes, 0, Objectives(ttft_ms=100.0))
-    assert found["goodput"]["share"] <= 1 - len(slow) / 60 + 1e-3
+    assert found["goodput"]["share"] <= 1 - (slow - 2) / 60 + 1e-3
 
 
 def test_a_closed_loop_has_so_many_under_way_and_takes_the_time_of_its_queue() -> None:
