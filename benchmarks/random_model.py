@@ -24,8 +24,17 @@ SHAPES: dict[str, dict[str, int]] = {
         "head_dim": 64,
         "vocab_size": 32000,
     },
+    "random-wide": {
+        "num_hidden_layers": 2,
+        "hidden_size": 4096,
+        "intermediate_size": 1024,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "vocab_size": 4096,
+    },
 }
-"""TinyLlama-1.1B's shape."""
+"""TinyLlama-1.1B's shape, and Llama-2-7B's width with little to compute: for what a link costs."""
 
 
 def write(directory: Path, name: str = "random-1.1b", layers: int | None = None) -> Path:
