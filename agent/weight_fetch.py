@@ -205,8 +205,8 @@ class FetchCore:
                     return self._ask(source, name, "", part.manifest_bytes, MAX_CHUNK_BYTES)
                 continue
             if source == COORDINATOR and self._left_to_peers(part, now):
-                # But what only the coordinator can give, or has begun, goes on.
-                owned = {key: item for key, item in part.items.items() if item.owner == source}
+                # But for what it has begun, and what a peer was too slow for.
+                owned = {key: item for key, item in part.items.items() if item.owner == source or item.avoided}
             else:
                 owned = part.items
             for key, item in owned.items():
@@ -261,10 +261,7 @@ class FetchCore:
         if total_bytes > MAX_MANIFEST_BYTES:
             raise WeightsUnavailable(f"{ask.part}: manifest of {total_bytes} bytes, at most {MAX_MANIFEST_BYTES}")
         part.manifest_bytes += size_bytes
-        is_complete = part.manifest_bytes >= total_bytes
-        if is_complete:
-            part.manifest_asked = True  # Until `open_part`.
-        return Arrival(ask.part, "", ask.offset, is_complete)
+        return Arrival(ask.part, "", ask.offset, part.manifest_bytes >= total_bytes)
 
     def _heard(self, source: str, now: float) -> SourceState:
         state = self._sources[source]

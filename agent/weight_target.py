@@ -1,10 +1,10 @@
 """Where a part lies while it is fetched: a file of the cache with a map of its chunks behind it, or memory.
 
-    [header and tensors, as in the whole file][sha256 of the header, 32 bytes][one byte per chunk: 1 it is there]
+    [header and tensors, as in the whole file][one byte per chunk: 1 it is there]
 
-The tail is cut off when the part is complete. A process that starts again finds in it what need not be fetched again;
-where power failed between a chunk and its mark, the tensor's digest tells. Memory is an anonymous file, so that both
-are written and mapped alike.
+The tail is cut off when the part is complete. A process that starts again finds in it what need not be fetched again,
+if the header is that of the manifest; where power failed between a chunk and its mark, the tensor's digest tells.
+Memory is an anonymous file, so that both are written and mapped alike.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ Pwrite = Callable[[int, memoryview | bytes, int], int]
 
 MAX_PART_BYTES = 64 << 30
 """The largest embedding of a public model takes 8 GiB in fp32."""
-
-_DIGEST_BYTES = 32
 
 
 class PartTarget:
@@ -91,7 +89,6 @@ class PartTarget:
         except OSError as problem:
             if self.in_memory:
                 raise
-            self._marks[number] = 0
             self._to_memory(problem.strerror or str(problem))
             self._mapped = self._map()
             self.write(name, offset, data)
@@ -132,7 +129,7 @@ class PartTarget:
 
     @property
     def _marks_at(self) -> int:
-        return self.header.file_bytes + _DIGEST_BYTES
+        return self.header.file_bytes
 
     def _count(self, name: str) -> int:
         entry = self.header.entries[name]
@@ -149,19 +146,14 @@ class PartTarget:
             path.unlink(missing_ok=True)
             raise OSError("it is beyond the limit of the cache")
         self._path = path
-        tail = os.pread(self._descriptor, _DIGEST_BYTES + len(self._marks), self.header.file_bytes)
         head = os.pread(self._descriptor, len(self.header.raw), 0)
         if head == self.header.raw and size == self.header.file_bytes:
             self._marks = bytearray(b"\1" * len(self._marks))  # It ended between the cut and the new name.
-        elif head == self.header.raw and tail[:_DIGEST_BYTES] == self._digest and size == self._whole:
-            self._marks = bytearray(tail[_DIGEST_BYTES:])
+        elif head == self.header.raw and size == self._whole:
+            self._marks = bytearray(os.pread(self._descriptor, len(self._marks), self._marks_at))
         else:
             os.ftruncate(self._descriptor, 0)
         self._lay_out()
-
-    @property
-    def _digest(self) -> bytes:
-        return hashlib.sha256(self.header.raw).digest()
 
     @property
     def _whole(self) -> int:
@@ -170,7 +162,7 @@ class PartTarget:
     def _lay_out(self) -> None:
         os.ftruncate(self._descriptor, self._whole)
         self._put(self.header.raw, 0)
-        self._put(self._digest + bytes(self._marks), self.header.file_bytes)
+        self._put(bytes(self._marks), self._marks_at)
 
     def _to_memory(self, problem: str) -> None:
         """Go on in an anonymous file with what is there."""

@@ -33,7 +33,17 @@ def test_one_source_holds_a_tensor_until_it_gives_a_chunk_back() -> None:
     assert item.next_chunk("b") == (0, CHUNK)
     assert item.next_chunk("a") is None
     item.put_back(CHUNK, "a")  # late: the tensor stays with b
+    assert item.next_chunk("c") is None
     assert item.next_chunk("b") == (CHUNK, CHUNK)
+
+
+def test_chunks_come_in_order_though_they_were_given_back_in_another() -> None:
+    item = ItemState.of(4 * CHUNK, ())
+    for _ in range(3):
+        item.next_chunk("a")
+    for offset in (0, 2 * CHUNK, CHUNK):
+        item.put_back(offset, "a")
+    assert [item.next_chunk("a") for _ in range(4)] == [(n * CHUNK, CHUNK) for n in range(4)]
 
 
 def test_a_source_that_was_too_slow_is_avoided() -> None:

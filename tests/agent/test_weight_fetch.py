@@ -22,6 +22,7 @@ from agent.weight_fetch import (
     IN_FLIGHT,
     MAX_TRIES,
     PARTS_AHEAD,
+    PATIENCE_S,
     SILENCE_S,
     FetchCore,
 )
@@ -53,6 +54,10 @@ class Behaviour:
     damages: bool = False
     damages_first: int = 0
     lacks: frozenset[str] = frozenset()
+    other_shape: bool = False
+    """Says that its tensors have another size."""
+    waits: bool = False
+    """Says every two seconds that it is alive."""
     later: int = 0
     """How often each part is "being made" first."""
     breaks_s: tuple[float, ...] = ()
@@ -115,6 +120,9 @@ class Network:
             self.most_open = max(self.most_open, len(self.core._open))
             if self.core.is_done:
                 break
+            for name, source in self.sources.items():
+                if source.waits and self.connected[name]:
+                    self.core.on_wait(name, self.now)
             due_s = self.events[0][0] if self.events else self.now + 0.5
             self.now = max(self.now, min(due_s, self.now + 0.5))
             while self.events and self.events[0][0] <= self.now:
@@ -172,6 +180,7 @@ class Network:
             return
         size_bytes = dict(self.parts[part])[item] if item else MANIFEST_BYTES
         length = min(length, size_bytes - offset)
+        size_bytes += source.other_shape
         arrival = self.core.on_chunk(name, number, length, size_bytes, self.now)
         if arrival is None:
             return
@@ -334,6 +343,33 @@ def test_a_slow_peer_has_the_coordinator_beside_it() -> None:
     network.check_all_good()
     assert network.given["slow"] < 10
     assert network.now < 120
+
+
+def test_a_tensor_that_takes_too_long_is_given_by_who_has_nothing_to_do() -> None:
+    parts = {"head": [Item("w", 4 * CHUNK)]}
+    network = Network(parts, {"slow": Behaviour(chunk_s=500.0, waits=True), COORDINATOR: Behaviour()})
+    network.run()
+    network.check_all_good()
+    assert PATIENCE_S < network.now < PATIENCE_S + 5
+    assert (network.given["slow"], network.given[COORDINATOR]) == (0, 4)
+    assert set(network.asked.values()) == {2}
+
+
+def test_a_peer_alone_may_take_as_long_as_it_likes_while_it_says_so() -> None:
+    parts = {"head": [Item("w", 2 * CHUNK)]}
+    network = Network(parts, {COORDINATOR: Behaviour(chunk_s=3 * GIVE_UP_S, waits=True)})
+    network.run()
+    network.check_all_good()
+    assert set(network.asked.values()) == {1}
+
+
+def test_a_peer_with_tensors_of_another_shape_gives_nothing() -> None:
+    parts = {"head": [Item("w", 3 * CHUNK), Item("v", 10)]}
+    network = Network(parts, {"other": Behaviour(other_shape=True), COORDINATOR: Behaviour()})
+    network.run()
+    network.check_all_good()
+    assert (network.given["other"], network.given[COORDINATOR]) == (0, 4)
+    assert network.wasted == 0
 
 
 def test_a_silent_peer_costs_its_silence_only() -> None:

@@ -77,8 +77,8 @@ def test_who_comes_late_or_was_away_is_neither_starved_nor_owed() -> None:
     for _ in range(8):
         turns.add("late", "late", MIB, 0.0)
     order = [turns.next(0.0) for _ in range(16)]
-    assert 7 <= order.count("late") <= 8
-    assert 7 <= order[:16].count("early") + order.count("late") - 8 + 7 <= 16
+    for count in range(2, 16):
+        assert count / 2 - 1 <= order[:count].count("late") <= count / 2 + 1
     # Alone for long, then beside another one: the other is not paid for the time before.
     while turns.next(0.0):
         pass
