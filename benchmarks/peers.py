@@ -3,7 +3,7 @@
 A Llama of 22 layers of 2048/5632 with random weights. Ours are real agents, each with half of the layers, behind the
 coordinator's HTTP; llama.cpp's RPC has two servers with half of the layers each and as many threads as an agent. The
 others are one process with the threads of both. All are loaded at the same time and take turns: a ratio is taken within
-a turn and the table has the median. A turn is a prompt of 64 tokens per stream, which is not timed, and then steps.
+a turn and the table has the median. A turn is a prompt per stream, which is not timed, and then steps.
 
     python benchmarks/peers.py --peers-python peers/bin/python --text wiki.test.txt --out benchmarks/results/peers.json
 """
@@ -67,10 +67,10 @@ class Agents:
         directory.mkdir()
         self._cluster = LocalCluster(directory, processes)
         for number in range(AGENTS):
-            self._cluster.add_device(f"device-{number}", model.parent, {"threads": options.threads})
+            settings: dict[str, str | int | bool] = {"threads": options.threads}
+            self._cluster.add_device(f"device-{number}", model.parent, settings)
         serve = ["--quantize", "int4", "--block-size", str(block_size), "--context", str(CONTEXT)]
-        if max(options.streams) > 1:
-            serve += ["--sessions", str(max(options.streams))]
+        serve += ["--sessions", str(options.streams)]
         # Every cluster of a run has processes of the same names.
         self._cluster.start_coordinator(model, serve)
         for number in range(AGENTS):
@@ -102,23 +102,25 @@ class Agents:
         return [1e3 * (end_s - start_s) * streams / made] * count
 
 
-def compare(peers: dict[str, Peer], streams: int, rounds: int, steps: int) -> list[dict[str, object]]:
+def compare(peers: dict[str, Peer], options: argparse.Namespace) -> list[dict[str, object]]:
     """A row per contestant: medians over the rounds of its mean step, and of each of ours over it."""
+    threads, streams, steps = options.threads, options.streams, options.steps
     means: dict[str, list[float]] = {key: [] for key in peers}
-    for turn in range(rounds):
+    for turn in range(options.rounds):
         order = list(peers)
         for key in order[turn % len(order) :] + order[: turn % len(order)]:
             times = peers[key].steps(WARM_STEPS + steps, streams)[WARM_STEPS:]
             means[key].append(statistics.mean(times))
     rows = []
     for key, values in means.items():
-        row: dict[str, object] = {"streams": streams, "contestant": peers[key].name}
+        row: dict[str, object] = {"threads": threads, "streams": streams, "contestant": peers[key].name}
         row |= {"ms_per_step": statistics.median(values), "best_ms": min(values)}
+        row["rounds"] = options.rounds
         row["tokens_per_s"] = 1e3 * streams / statistics.median(values)
         for block_size in BLOCK_SIZES:
             ours = means[f"ours-{block_size}"]
             row[f"block_{block_size}_over_it"] = statistics.median(a / b for a, b in zip(values, ours, strict=True))
-            row[f"target_{block_size}"] = TARGETS[block_size, streams] if key == "llama-rpc" else None
+            row[f"target_{block_size}"] = TARGETS.get((block_size, streams)) if key == "llama-rpc" else None
         rows.append(row)
     return rows
 
@@ -132,7 +134,7 @@ def start_all(options: argparse.Namespace, model: Path, directory: Path, stack: 
         processes = stack.enter_context(Processes(logs))
         peers[f"ours-{block_size}"] = Agents(model, below, processes, block_size, options)
     spec = Checkpoint.open(model).spec
-    common = ["--streams", str(max(options.streams))]
+    common = ["--streams", str(options.streams)]
     all_threads, each = str(AGENTS * options.threads), str(options.threads)
     script = str(Path(__file__).with_name("decode_peers.py"))
     commands: dict[str, list[str]] = {}
@@ -214,23 +216,26 @@ def main() -> None:
     parser.add_argument("--peers-python", help="interpreter with onnxruntime-genai, llama-cpp-python and gguf")
     parser.add_argument("--layers", type=int, help="fewer than the model's 22, to try things out")
     parser.add_argument("--threads", type=int, default=1, help="of each agent and of each RPC server")
-    parser.add_argument("--streams", type=lambda text: [int(word) for word in text.split(",")], default=[1])
+    parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--skip", type=lambda text: text.split(","), default=[])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="0: perplexities only, with --append")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--text", type=Path, help="WikiText-2 test, for perplexities")
     parser.add_argument("--text-tokens", type=int, default=16_384)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--append", action="store_true", help="keep the rows that are in --out")
     options = parser.parse_args()
     model = random_model.write(options.models, layers=options.layers)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
         quality = perplexities(options, directory) if options.text else []
-        peers = start_all(options, model, directory, stack)
-        rows = [row for streams in options.streams for row in compare(peers, streams, options.rounds, options.steps)]
+        rows = compare(start_all(options, model, directory, stack), options) if options.rounds else []
     spec = Checkpoint.open(model).spec
     bits = {f"edgectl int4 block {size}": bits_per_weight(spec, "int4", size) for size in BLOCK_SIZES}
-    facts = {name: getattr(options, name) for name in ("threads", "rounds", "steps")}
+    facts: dict[str, object] = {}
+    if options.append and options.out.exists():
+        kept = json.loads(options.out.read_text())
+        rows, quality = kept["rows"] + rows, quality or kept["perplexity_wiki_32l"]
     facts |= {"bits_per_weight": {**bits, "llama.cpp Q4_0": 4.5}, "perplexity_wiki_32l": quality}
     write_report("peers", rows, facts, options.out)
     for row in quality:
