@@ -20,7 +20,7 @@ from agent.compute.executor import Executor
 from agent.compute.layer_store import LayerStore
 from agent.compute.model_digest import model_digest
 from agent.compute.part import PartKey, parts_of
-from agent.compute.weights import Weights
+from agent.compute.weights import StoredWeights, Weights
 from agent.config import AgentConfig
 from agent.device.sensors.host import model_memory_bytes, physical_cores
 from agent.errors import ConfigError, ModelMismatch, ModelNotFound, OutOfMemory
@@ -77,8 +77,19 @@ def load_model(request: Load, config: AgentConfig, provider: str, progress: Prog
         return _load_fetched(request, config, provider, progress)
     resident = _resident(request, checkpoint.spec)
     memory = check_memory(request, checkpoint.spec, resident, model_memory_bytes(config.memory_limit_bytes))
-    executor = _executor(request, config, provider, checkpoint, progress)
+    executor = _executor(request, config, provider, _kept(request, config, provider, checkpoint, resident), progress)
     return _checked(request, executor, memory)
+
+
+def _kept(
+    request: Load, config: AgentConfig, provider: str, checkpoint: Checkpoint, resident: tuple[LayerRange, ...]
+) -> Weights:
+    """The checkpoint's weights, quantized ones from the cache. Float weights take no longer to read than to find."""
+    key = _part_key(request, provider)
+    if not key.is_quantized or not config.cache_limit_bytes:
+        return checkpoint
+    store = LayerStore(config.cache_dir / "layers", config.cache_limit_bytes)
+    return StoredWeights(checkpoint, key, store, parts_of(resident, checkpoint.spec.num_layers))
 
 
 def _checkpoint(request: Load, config: AgentConfig) -> Checkpoint:

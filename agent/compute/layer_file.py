@@ -32,6 +32,9 @@ MAX_HEADER_BYTES = 1 << 20
 ALIGNMENT_BYTES = 64
 """The data begin at a multiple of a cache line, and so does every tensor whose predecessors are multiples."""
 
+LEAST_MAPPED_BYTES = 1 << 20
+"""A mapping of its own for less costs more than the copy it saves."""
+
 _FORMAT = f"edgectl part {FORMAT_VERSION}"
 _LENGTH_BYTES = 8
 _DTYPES = {"uint8": "U8", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -78,6 +81,25 @@ class LayerHeader:
         return cls(bytes(raw), entries, digests)
 
 
+class MappedArray(np.ndarray[Any, np.dtype[Any]]):
+    """A whole tensor of a file as a read-only view that knows where it lies; what is made from it does not."""
+
+    path: Path | None
+    start: int
+    """Offset from the start of the file."""
+
+    def __array_finalize__(self, parent: object) -> None:
+        self.path, self.start = None, 0
+
+
+def is_mapped(name: str, size_bytes: int) -> bool:
+    """Whether a runtime packs this tensor from the pages of its file, which then may go; the others are copied.
+
+    Scales are read where they are at every run, so they must not be pages that can be taken away.
+    """
+    return size_bytes >= LEAST_MAPPED_BYTES and not name.endswith(".s")
+
+
 class LayerFile:
     """A whole file of a part, memory-mapped; `open` checks everything but the contents, `verify` those."""
 
@@ -93,6 +115,14 @@ class LayerFile:
         if self.file_bytes != self.header.file_bytes:
             raise BadCheckpoint(f"{path}: {self.file_bytes} bytes, its header says {self.header.file_bytes}")
 
+    @property
+    def copied_bytes(self) -> int:
+        """Size of the beginning of the file that holds everything which is not mapped."""
+        starts = (
+            entry.start for name, entry in self.header.entries.items() if is_mapped(name, entry.stop - entry.start)
+        )
+        return min(starts, default=self.file_bytes)
+
     def close_with(self, descriptor: int) -> None:
         """Close `descriptor`, which holds a lock on the file, when this object goes."""
         weakref.finalize(self, os.close, descriptor)
@@ -101,9 +131,11 @@ class LayerFile:
     def names(self) -> tuple[str, ...]:
         return tuple(self.header.entries)
 
-    def array(self, name: str) -> Array:
-        """Read-only view of the memory map. Raises KeyError for an unknown name."""
-        return self._file.array(name)
+    def array(self, name: str) -> MappedArray:
+        """Read-only view of the memory map, maybe unaligned. Raises KeyError for an unknown name."""
+        array = self._file.array(name).view(MappedArray)
+        array.path, array.start = self.path, self.header.entries[name].start
+        return array
 
     def arrays(self) -> dict[str, Array]:
         """All tensors, in the order in which they lie."""
@@ -152,8 +184,8 @@ def _identity(key: PartKey, part: str) -> dict[str, str]:
 
 
 def _file_order(arrays: Mapping[str, Array]) -> list[tuple[str, Array]]:
-    """As given, but those that would shift their successors off a cache line last."""
-    return sorted(arrays.items(), key=lambda item: item[1].nbytes % ALIGNMENT_BYTES != 0)
+    """What is copied first, so that it is read together; then what is packed from where it lies."""
+    return sorted(arrays.items(), key=lambda item: (is_mapped(item[0], item[1].nbytes), item[1].nbytes))
 
 
 def _header(key: PartKey, part: str, arrays: Mapping[str, Array]) -> bytes:

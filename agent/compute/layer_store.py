@@ -32,6 +32,10 @@ Array = NDArray[Any]
 _WHOLE, _MARK, _PARTIAL, _TEMPORARY = ".safetensors", ".mark", ".partial", ".tmp"
 
 
+_HEADER_PAGES_BYTES = 16 << 10
+"""The header of a layer takes about 6 KiB."""
+
+
 class LayerStore:
     """Parts below `root`, `limit_bytes` at most; 0 keeps none. Any thread, any number of processes."""
 
@@ -174,6 +178,9 @@ def _open(path: Path, key: PartKey, part: str) -> LayerFile | None:
     try:
         with suppress(OSError):  # a file system without locks: eviction then may take a file that is being read
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with suppress(OSError):  # only the header's pages: the map would bring in megabytes around them at once
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+            os.pread(descriptor, _HEADER_PAGES_BYTES, 0)
         file = LayerFile(path, key, part)
     except BaseException:
         os.close(descriptor)

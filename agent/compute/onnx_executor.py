@@ -18,8 +18,10 @@ from agent.compute.graph_writer import CPU_FEATURES, CUDA_FEATURES, GraphOptions
 from agent.compute.kernels import round_to_boundary
 from agent.compute.kv_cache import KvLayout
 from agent.compute.layer_graph import BlockGraph, build_block, build_head
+from agent.compute.mapped_weights import refer_to_files
 from agent.compute.onnx_block import BlockMemory, KvPool, OnnxBlock, OnnxHead, StepBuffers
 from agent.compute.onnx_session import (
+    MAPS_FILES,
     TENSORRT,
     SessionSettings,
     open_session,
@@ -126,7 +128,7 @@ class OnnxExecutor:
             graph = build_block(spec, layers, options)
             if number == 0 and session.provider == TENSORRT:
                 require_share(graph.model, session, list(_arrays(graph, weights)))
-            opened = open_session(graph.model, session, _arrays(graph, weights))
+            opened = _open(graph, session, weights)
             release_freed_memory()
             sessions.append((opened, graph))
             done += len(layers)
@@ -134,7 +136,7 @@ class OnnxExecutor:
         head, embedding = None, None
         if settings.resident[-1].stop == spec.num_layers:
             graph = build_head(spec, options)
-            head = OnnxHead(open_session(graph.model, session, _arrays(graph, weights)), spec.vocab_size, pairs=features.pairs)
+            head = OnnxHead(_open(graph, session, weights), spec.vocab_size, pairs=features.pairs)
             release_freed_memory()
         if settings.resident[0].start == 0:
             embedding = weights.embedding()
@@ -240,6 +242,13 @@ class OnnxExecutor:
                     f"the slot holds {held[row]} tokens and has room for {capacity}"
                 )
         return rows, tokens
+
+
+def _open(graph: BlockGraph, settings: SessionSettings, weights: Weights) -> Any:
+    if not (MAPS_FILES and settings.on_cpu):
+        return open_session(graph.model, settings, _arrays(graph, weights))
+    model, arrays, files_dir = refer_to_files(graph.model, _arrays(graph, weights))
+    return open_session(model, settings, [arrays], files_dir=files_dir)
 
 
 def _arrays(graph: BlockGraph, weights: Weights) -> Iterator[dict[str, NDArray[Any]]]:

@@ -9,6 +9,7 @@ import ctypes
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -25,6 +26,9 @@ quantize_4bits: Callable[..., None] = onnxruntime_pybind11_state.quantize_matmul
 quantize_8bits: Callable[..., None] = onnxruntime_pybind11_state.quantize_matmul_8bits
 
 RUNTIME_VERSION: str = ort.__version__
+MAPS_FILES = tuple(int(number) for number in RUNTIME_VERSION.split(".")[:2]) >= (1, 23)
+"""Whether a model in memory may name files beside it: older releases look for them in the working directory."""
+
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 Array = NDArray[Any]
@@ -62,18 +66,25 @@ def open_session(
     settings: SessionSettings,
     weights: Iterable[Mapping[str, Array]] = (),
     profile_prefix: str = "",
+    files_dir: Path | None = None,
 ) -> ort.InferenceSession:
     """A session of `model` with its declared initializers attached.
 
-    ONNX Runtime copies `weights`, packed for its kernels: they are freed when this returns. With a `profile_prefix` it
-    writes a profile until the session's `end_profiling`. Raises ProviderUnavailable when the wanted provider did not
-    come up: ONNX Runtime itself would quietly take the CPU.
+    ONNX Runtime copies `weights`, packed for its kernels: they are freed when this returns. Initializers that name
+    a file are packed from its pages below `files_dir`, where `MAPS_FILES`. With a `profile_prefix` it writes a profile
+    until the session's `end_profiling`. Raises ProviderUnavailable when the wanted provider did not come up: ONNX
+    Runtime itself would quietly take the CPU.
     """
     require_offered(settings)
     options = _options(settings)
     if profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
+    if files_dir is not None:
+        # The real path: links that lead out of this directory are refused.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", os.path.realpath(files_dir)
+        )
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for arrays in weights for name, array in arrays.items()}
     if values:
         options.add_external_initializers(list(values), list(values.values()))

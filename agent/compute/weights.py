@@ -5,13 +5,14 @@ Parts of a quantized model are written when they are made first, and mapped from
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
-from agent.compute.layer_file import LayerFile
 from agent.compute.layer_store import LayerStore
 from agent.compute.part import EMBEDDING, PartKey, layer_of, part_of
+from agent.compute.read_ahead import Expected, ReadAhead
 from planner.model_spec import ModelSpec
 from planner.types import LayerRange
 
@@ -85,13 +86,18 @@ class StoredWeights:
     A part that cannot be kept is given out from memory. The embedding is read from `source`: it is not quantized.
     """
 
-    def __init__(self, source: Weights, key: PartKey, store: LayerStore) -> None:
+    def __init__(self, source: Weights, key: PartKey, store: LayerStore, parts: Iterable[str] = ()) -> None:
+        """`parts` are those that will be asked for, in order: what is there is read ahead."""
         self.spec = source.spec
         self._source = source
         self._key = key
         self._store = store
-        self._files: dict[str, LayerFile] = {}
-        """Held so that no later part of the same load evicts them."""
+        found = {part: store.find(key, part) for part in parts if part != EMBEDDING}
+        self._files = {part: file for part, file in found.items() if file is not None}
+        """Held, and so locked, that no part written by the same load takes their place."""
+        self._ahead = ReadAhead(
+            Expected(file.path, file.copied_bytes, file.file_bytes) for file in self._files.values()
+        )
         self._made: dict[str, Array] = {}
         """Of the part in work, if it could not be kept: every array is given out once."""
 
@@ -107,6 +113,7 @@ class StoredWeights:
             return {name: self._made.pop(name) for name in sorted(names)}
         self._made = {}
         self._files[part] = file
+        self._ahead.reached(file.path)
         return {name: file.array(name) for name in sorted(names)}
 
     def embedding(self) -> Array:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.compute.layer_store import LayerStore
 from agent.compute.part import PartKey
 
 KEY = PartKey("0" * 64, "int4", 32, "fp32")
-ARRAYS = {"a.q": np.arange(256, dtype=np.uint8).reshape(4, 64), "a.s": np.ones((4, 1), np.float32)}
+ARRAYS: dict[str, NDArray[Any]] = {
+    "a.q": np.arange(256, dtype=np.uint8).reshape(4, 64),
+    "a.s": np.ones((4, 1), np.float32),
+}
 
 
 def test_what_was_written_is_found(tmp_path: Path) -> None:
