@@ -52,7 +52,7 @@ def standing_apart(way: Way, setting: Setting, directory: Path) -> Iterator[Loca
         processes = open_until_the_end.enter_context(Processes(directory))
         cluster = LocalCluster(directory, processes)
         if space is not None:
-            _move_coordinator(cluster, space.here)
+            move_coordinator(cluster, space.here)
         for name in names:
             bound = {"bind": f"tcp://{space.address(name)}:0"} if space is not None else {}
             cluster.add_device(name, setting.model.parent, {"log_level": "warning", **bound})
@@ -123,7 +123,7 @@ def _text(value: object) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _move_coordinator(cluster: LocalCluster, host: str) -> None:
+def move_coordinator(cluster: LocalCluster, host: str) -> None:
     """Bind it where the namespaces reach it; the API stays on loopback."""
     _, _, port = cluster.endpoint.rpartition(":")
     there = f"tcp://{host}:{port}"

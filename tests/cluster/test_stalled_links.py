@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from agent.compute.model_digest import model_digest
 from agent.wire.addresses import LinkShape, PeerKey, StageAddress
 from agent.wire.messages import (
+    DEVICE_SILENCE_S,
     PROTOCOL_VERSION,
     CoordinatorAlive,
     Load,
@@ -24,6 +26,10 @@ from agent.wire.messages import (
     TokenEvent,
     Welcome,
 )
+from edgectl.local_cluster import LocalCluster
+from edgectl.local_processes import Processes
+from edgectl.netns import Namespaces, NamespacesUnavailable, Uplink
+from edgectl.netns_bench import links_toml, move_coordinator
 from tests.fakes.agent_process import MODELS, AgentProcess, Coordinator, agent
 from tests.fakes.tcp_proxy import TcpProxy
 
@@ -114,3 +120,50 @@ def test_a_session_goes_on_when_its_links_are_back(tmp_path: Path) -> None:
             assert late_s < RESUMES_S
 
     asyncio.run(everything())
+
+
+@pytest.mark.skipif(DEVICE_SILENCE_S <= STALL_S, reason=f"a device is lost after {DEVICE_SILENCE_S} s of silence")
+def test_a_client_sees_a_pause_when_a_devices_whole_link_stalls(tmp_path: Path) -> None:
+    """In a namespace of its own, towards the coordinator as well: nothing is answered, not even a SYN."""
+    body = {"model": MODEL, "prompt": PROMPT, "max_tokens": 200, "temperature": 0, "ignore_eos": True}
+    body["return_token_ids"] = True
+    names = ("d1", "d2")
+    with ExitStack() as stack:
+        try:
+            space = stack.enter_context(Namespaces(names, Uplink(1.25e6)))
+        except NamespacesUnavailable as problem:
+            pytest.skip(str(problem))
+        cluster = LocalCluster(tmp_path, stack.enter_context(Processes(tmp_path)))
+        move_coordinator(cluster, space.here)
+        for name in names:
+            cluster.add_device(name, MODELS, {"bind": f"tcp://{space.address(name)}:0"})
+        cluster.append(links_toml(names, Uplink(latency_ms=LATENCY_MS)))
+        cluster.start_coordinator(MODELS / MODEL, ["--source", "d1"])
+        for name in names:
+            cluster.start_device(name, space.prefix(name))
+        cluster.wait_until_ready(60)
+        calm = [token for choice in cluster.stream(body) for token in choice["token_ids"]]
+
+        under_way = threading.Event()
+        returned_s: list[float] = []
+
+        def stall() -> None:
+            under_way.wait()
+            space.stall("d2")
+            time.sleep(STALL_S)
+            space.resume("d2")
+            returned_s.append(time.monotonic())
+
+        stalling = threading.Thread(target=stall)
+        stalling.start()
+        tokens: list[int] = []
+        late_s = []
+        for choice in cluster.stream(body):
+            tokens += choice["token_ids"]
+            late_s += [time.monotonic() - returned for returned in returned_s]
+            if len(tokens) >= 20:
+                under_way.set()
+        stalling.join()
+        assert tokens == calm
+        print(f"{late_s[0]:.3f} s after the link's return")
+        assert late_s[0] < RESUMES_S
