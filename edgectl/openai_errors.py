@@ -10,6 +10,9 @@ from edgectl.failures import failure_of
 MAX_MESSAGE_CHARACTERS = 500
 """A message may quote the request; a megabyte of it helps nobody."""
 
+OF_THE_REQUEST = frozenset({"context_length_exceeded"})
+"""What an engine rightly says of a request."""
+
 
 class ApiError(Exception):
     """An HTTP request that is answered with an error; status and type come from the table of failures."""
@@ -30,11 +33,12 @@ class ApiError(Exception):
     def of_engine(cls, error: EngineError) -> ApiError:
         """The client's view of an EngineError: the table's sentence, never the detail.
 
-        A code that would blame the request (a device without the model: `model_not_found`) becomes `agent_error`.
+        A code that would blame the request for what is ours (a device without the model: `model_not_found`) becomes
+        `agent_error`.
         """
         status = failure_of(error.code).http_status
-        blames_server = status >= 500 or status == 429
-        return cls(error.code if blames_server else "agent_error", retry_after_s=error.retry_after_s)
+        is_told = status >= 500 or status == 429 or error.code in OF_THE_REQUEST
+        return cls(error.code if is_told else "agent_error", retry_after_s=error.retry_after_s)
 
     def body(self) -> dict[str, object]:
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}

@@ -6,9 +6,9 @@ from itertools import count
 import pytest
 
 from agent.wire.messages import Sampling
-from edgectl.answer import SESSIONS_AT_ONCE, Answer, AnswerEvent, Finished, Opened
+from edgectl.answer import SESSIONS_AT_ONCE, Answer, AnswerEvent, Finished, Opened, Owner
 from edgectl.choice_text import Piece
-from edgectl.engine import EngineError
+from edgectl.engine import Claim, EngineError
 from edgectl.openai_api import Ask, Choice
 from edgectl.openai_errors import ApiError
 from tests.fakes.fake_engine import FakeEngine, FakeGeneration, Opening, Script
@@ -205,5 +205,24 @@ def test_silence_is_reported_and_nothing_is_lost_by_it() -> None:
         events = await drain(answer)
         await answer.close()
         assert "".join(event.text for event in events if isinstance(event, Piece)) == "ab"
+
+    asyncio.run(scenario())
+
+
+def test_a_request_has_no_more_sessions_open_than_its_key_may() -> None:
+    async def scenario() -> None:
+        engine = FakeEngine(lambda _: Script([*words("hello"), 1], hold_after=1))
+        owner = Owner("0a1b", at_once=2)
+        answer = Answer(engine, bundled_tokenizer(), ask(choices=5), Seen(), lambda: 0.0, owner=owner)
+        answer.start()
+        await engine.until(lambda: len(engine.openings) == 2)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(engine.openings) == 2
+        engine.release.set()
+        await drain(answer)
+        await answer.close()
+        assert len(engine.openings) == 5
+        assert {opening.claim for opening in engine.openings} == {Claim("0a1b", 0)}
 
     asyncio.run(scenario())

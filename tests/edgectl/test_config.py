@@ -160,3 +160,20 @@ def test_state_directory() -> None:
     assert state_directory(CoordinatorConfig(), {"STATE_DIRECTORY": "/s:/t"}) == Path("/s")
     assert state_directory(CoordinatorConfig(), {"XDG_STATE_HOME": "/h"}) == Path("/h/edgectl")
     assert state_directory(CoordinatorConfig(), {"HOME": "/me"}) == Path("/me/.local/state/edgectl")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("max_queued", "-1"), ("max_queued", "100001"), ("max_sessions_per_key", "-5")]
+)
+def test_limits_that_are_none_are_named_with_where_they_stand(tmp_path: Path, key: str, value: str) -> None:
+    path = write(tmp_path, f"[coordinator]\n{key} = {value}")
+    with pytest.raises(ConfigError, match=rf"cluster\.toml: coordinator\.{key}: {value} is outside 0 to 100000"):
+        load_config(path, {})
+
+
+def test_limits_come_from_the_environment_too_and_into_the_settings(tmp_path: Path) -> None:
+    env = {"EDGE_COORDINATOR__MAX_QUEUED": "7", "EDGE_COORDINATOR__MAX_SESSIONS_PER_KEY": "2"}
+    settings = load_config(write(tmp_path, WHOLE), env).settings()
+    assert (settings.max_queued, settings.max_sessions_per_key) == (7, 2)
+    with pytest.raises(ConfigError, match="max_queued"):
+        load_config(write(tmp_path, WHOLE), {"EDGE_COORDINATOR__MAX_QUEUED": "seven"})

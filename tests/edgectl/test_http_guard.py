@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.errors import ConfigError
-from edgectl.http_guard import Guard, Message, Receive, Scope, Send, check_bind
+from edgectl.http_guard import KEY_OF_SCOPE, Guard, Message, Receive, Scope, Send, check_bind
 from edgectl.openai_errors import ApiError
 
 KEY = "sk-edge-1"
@@ -110,3 +110,33 @@ def test_any_other_address_needs_a_key(host: str) -> None:
     with pytest.raises(ConfigError, match="api_keys_file"):
         check_bind(host, frozenset())
     check_bind(host, DIGESTS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "headers", "name"),
+    [
+        (DIGESTS, {"authorization": f"Bearer {KEY}"}, hashlib.sha256(KEY.encode()).hexdigest()[:12]),
+        (DIGESTS, {"authorization": "bearer sk-edge-2"}, hashlib.sha256(b"sk-edge-2").hexdigest()[:12]),
+        (None, {"host": "localhost"}, None),
+        (DIGESTS, {}, None),
+        (DIGESTS, {"authorization": "Bearer wrong"}, None),
+    ],
+)
+def test_the_app_learns_whose_request_it_is_by_the_keys_digest(
+    keys: Collection[str] | None, headers: dict[str, str], name: str | None
+) -> None:
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        scopes.append(scope)
+
+    async def respond(error: ApiError, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise AssertionError(str(error))
+
+    async def nothing(*_: object) -> Message:
+        return {}
+
+    guard = Guard(app, api_keys=keys, respond=respond, answered=lambda *_: None)
+    raw = [(key.encode(), value.encode()) for key, value in headers.items()]
+    asyncio.run(guard({"type": "http", "path": "/healthz", "headers": raw}, nothing, nothing))  # type: ignore[arg-type]
+    assert scopes[0].get(KEY_OF_SCOPE) == name

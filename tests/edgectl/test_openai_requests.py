@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgectl.engine import MAX_PRIORITY
 from edgectl.openai_errors import ApiError
 from edgectl.openai_requests import ChatBody, CompletionBody, parse_body
 
@@ -163,6 +164,12 @@ def test_both_limits_may_be_given_when_they_agree() -> None:
     differing = parse_body(json.dumps({**CHAT, "max_tokens": 3, "max_completion_tokens": 4}).encode(), ChatBody)
     with pytest.raises(ApiError, match="differ"):
         _ = differing.token_limit
+
+
+@pytest.mark.parametrize("priority", [MAX_PRIORITY + 1, -MAX_PRIORITY - 1, 0.5, "high", True])
+def test_a_priority_is_a_number_of_seconds_within_bounds(priority: object) -> None:
+    assert parse_body(json.dumps({**CHAT, "priority": -MAX_PRIORITY}).encode(), ChatBody).priority == -MAX_PRIORITY
+    assert refused(json.dumps({**CHAT, "priority": priority}).encode(), ChatBody).param == "priority"
 
 
 json_values = st.recursive(

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from agent.errors import ConfigError
+from edgectl.engine import Claim, EngineError
 from edgectl.server import MAX_BODY_BYTES, Clocks, create_app, serve_http
 from tests.fakes.fake_engine import FakeEngine, Opening, Script
 from tests.fakes.http_server import Served, bundled_tokenizer, serving
@@ -321,5 +322,43 @@ def test_stopping_the_server_ends_a_stream_within_its_patience() -> None:
         assert served.engine.generations[0].cancelled.is_set()
         writer.close()
         await writer.wait_closed()
+
+    asyncio.run(scenario())
+
+
+def test_whose_request_it_is_and_how_urgent_reaches_the_engine() -> None:
+    keys = {hashlib.sha256(b"sk-edge-1").hexdigest()}
+
+    async def scenario() -> None:
+        async with client(api_keys=keys, sessions_per_key=1) as (official, engine):
+            await official.chat.completions.create(
+                model="wiki-32l", messages=USER, n=3, extra_body={"priority": -7}, max_tokens=2
+            )
+        assert {opening.claim for opening in engine.openings} == {Claim(keys.copy().pop()[:12], -7)}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("refused", "status", "retry_after"),
+    [
+        (EngineError("queue_full", "64 wait", 17.0), 429, "17"),
+        (EngineError("queue_full", "64 wait"), 429, "2"),
+        (EngineError("too_many_sessions", "2 of this key", 4.2), 429, "5"),
+        (EngineError("not_ready", "loading"), 503, "5"),
+        (EngineError("context_length_exceeded", "2 and 99 more"), 400, None),
+    ],
+)
+def test_who_cannot_be_served_now_is_told_when_to_come_back(
+    refused: EngineError, status: int, retry_after: str | None
+) -> None:
+    async def scenario() -> None:
+        async with client() as (official, engine):
+            engine.refuse = refused
+            with pytest.raises(openai.APIStatusError) as problem:
+                await official.chat.completions.create(model="wiki-32l", messages=USER, stream=True)
+        assert problem.value.status_code == status
+        assert problem.value.response.headers.get("retry-after") == retry_after
+        assert problem.value.code == refused.code
 
     asyncio.run(scenario())

@@ -43,9 +43,12 @@ async def serving(
     tokenizer: Tokenizer | None = None,
     api_keys: Collection[str] | None = None,
     clocks: Clocks | None = None,
+    sessions_per_key: int = 0,
 ) -> AsyncIterator[Served]:
     """The app over `engine`, until the block ends."""
-    app = create_app(engine, tokenizer or bundled_tokenizer(), api_keys=api_keys, clocks=clocks)
+    app = create_app(
+        engine, tokenizer or bundled_tokenizer(), api_keys=api_keys, clocks=clocks, sessions_per_key=sessions_per_key
+    )
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve_http(app, "127.0.0.1", 0, lambda _, port: ready.set_result(port), patience_s=0))
     try:
