@@ -4,7 +4,7 @@ import pytest
 
 from edgectl.engine import EngineError
 from edgectl.failures import FAILURES
-from edgectl.openai_errors import ApiError
+from edgectl.openai_errors import OF_THE_REQUEST, ApiError
 
 
 def test_the_shape_is_openais() -> None:
@@ -19,7 +19,10 @@ def test_the_shape_is_openais() -> None:
 def test_an_engines_detail_never_reaches_the_client(code: str) -> None:
     error = ApiError.of_engine(EngineError(code, "jetson-2: /var/lib/edge/model.safetensors"))
     assert "jetson" not in str(error.body())
-    assert error.http_status == 429 or error.http_status >= 500
+    if code in OF_THE_REQUEST:
+        assert (error.code, error.http_status) == (code, 400)
+    else:
+        assert error.http_status == 429 or error.http_status >= 500
 
 
 def test_a_request_is_not_quoted_without_end() -> None:
