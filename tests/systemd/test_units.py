@@ -15,6 +15,7 @@ from agent.config import AgentConfig
 from agent.config import load_config as load_agent_config
 from edgectl.config import CoordinatorConfig, DeviceConfig
 from edgectl.config import load_config as load_cluster_config
+from edgectl.links_config import LinkConfig
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "systemd"
@@ -36,7 +37,7 @@ def directives(unit: str) -> dict[str, list[str]]:
 
 def commented_out(text: str) -> str:
     """The example with its commented settings switched on."""
-    return re.sub(r"^# ([a-z_]+ = )", r"\1", text, flags=re.MULTILINE)
+    return re.sub(r"^# ([a-z_]+ = |\[\[[a-z]+\]\])", r"\1", text, flags=re.MULTILINE)
 
 
 @needs_systemd
@@ -108,6 +109,7 @@ def test_the_cluster_example_decodes_and_documents_every_field(tmp_path: Path) -
     shown = msgspec.toml.decode(commented_out(text))
     assert shown["coordinator"].keys() == set(CoordinatorConfig.__struct_fields__)
     assert shown["devices"][0].keys() == set(DeviceConfig.__struct_fields__)
+    assert shown["links"][0].keys() == set(LinkConfig.__struct_encode_fields__)
     (tmp_path / "cluster.toml").write_text(commented_out(text), encoding="utf-8")
     assert load_cluster_config(tmp_path / "cluster.toml", {}).coordinator.http == CoordinatorConfig().http
 
