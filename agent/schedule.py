@@ -34,6 +34,12 @@ STRIDE = 2.0
 PREFILL_SHARE = 0.8
 """Of the time that decoding gets, what prefill gets while both want it: others' tokens come at about half their rate
 then, and a prompt takes about twice as long as alone."""
+SLOWER = 1.8
+"""Where a pipeline has fewer micro-batches than stages, its stages idle in turns and a chunk may take longer than
+decoding does; it grows while others' tokens take at most so many times as long as without."""
+GROWTH, SHRINKAGE = 1.02, 0.8
+"""After each round that did and that did not: nine of ten rounds do."""
+MOST_STRETCH = 2.0
 DEBT_SHARE = 0.25
 """A chunk may go while prefill has had so much of a chunk's time more than decoding: measured times scatter."""
 
@@ -48,6 +54,8 @@ class Choice(NamedTuple):
     """At the source: most tokens of the chunk."""
     spared_s: float | None = None
     """At the source: seconds that the chunk may take for the sake of those who decode; None when nobody does."""
+    share: float = PREFILL_SHARE
+    """Of the time that decoding gets, what is prefill's."""
 
 
 class Schedule:
@@ -62,6 +70,11 @@ class Schedule:
         """Length of a chunk that takes about as long as a round; 0.0 before anything is known."""
         self._debt_s = 0.0
         """Time that prefill has had beyond decoding's since rows decode."""
+        self._share = PREFILL_SHARE
+        self._stretch = 1.0
+        """How much longer chunks may take where stages idle."""
+        self._plain_round_s: dict[int, float] = {}
+        """Per number of rows that decode, seconds of a round without a chunk."""
         self._chunk_ended_s = 0.0
         self._spared_s: float | None = None
         """Of the chunk at hand."""
@@ -102,25 +115,28 @@ class Schedule:
             return []
         _, number, opened_s = min(prompts)
         since_s = max(opened_s, self._chunk_ended_s)
-        spared_s = self._spared(sources, number, now)
-        if spared_s is None:
-            return [Choice(since_s, number, FrameKind.PREFILL, MAX_TOKENS_PER_ROW)]
-        if self._debt_s > DEBT_SHARE * spared_s:
-            return []
-        return [Choice(since_s, number, FrameKind.PREFILL, self._length(spared_s), spared_s)]
-
-    def _spared(self, sources: list[MicroBatch], number: int, now: float) -> float | None:
-        """How long a chunk of this micro-batch may take, for the sake of ours that decode; None when none does.
-
-        A token of theirs may meet the chunk once on every stage, and is to be late by a round at most: a round of the
-        device for one stage, a step where there are as many stages as steps.
-        """
         decoding = [m.id for m in sources if m.loop is not None and m.loop.wants_to_decode(now)]
         if not decoding:
-            return None
-        stages = next(len(m.place.stages) for m in sources if m.id == number)
+            return [Choice(since_s, number, FrameKind.PREFILL, MAX_TOKENS_PER_ROW)]
         round_s = sum(self._decode_s.get(each, 0.0) for each in decoding)
-        return PREFILL_SHARE * round_s / min(stages, len(decoding))
+        stages = next(len(m.place.stages) for m in sources if m.id == number)
+        spared_s = round_s * self._share_of_round(stages, len(decoding))
+        if self._debt_s > DEBT_SHARE * spared_s:
+            return []
+        share = max(PREFILL_SHARE, spared_s / round_s) if round_s else PREFILL_SHARE
+        return [Choice(since_s, number, FrameKind.PREFILL, self._length(spared_s), spared_s, share)]
+
+    def _share_of_round(self, stages: int, steps: int) -> float:
+        """How long a chunk may take beside so many decode steps per round, in rounds of this device.
+
+        A token may meet the chunk on every stage and is to be late by a round at most: on one stage a round of the
+        device, on as many stages as steps one step. With fewer steps a round is the way through all stages, which
+        leaves up to 2 S - m steps here, and (2 S - 1) / (S - 1) on each of the others, on devices of their own.
+        """
+        if steps >= stages:
+            return PREFILL_SHARE / stages
+        most = min(2 * stages - steps, (2 * stages - 1) / (stages - 1))
+        return PREFILL_SHARE * min(self._stretch, most) / steps
 
     def _length(self, spared_s: float) -> int:
         tokens = self._chunk_tokens or (spared_s / self.s_per_token if self.s_per_token else 0.0)
@@ -139,7 +155,7 @@ class Schedule:
             self._has_gone(micro_batch, micro_batches.values())
             frame = loop.take_decode(now, choice.due_s)
         else:
-            self._spared_s = choice.spared_s
+            self._spared_s, self._share = choice.spared_s, choice.share
             session = loop.next_prompt(self.s_per_token)
             assert session is not None
             frame = loop.take_chunk(session, now, choice.due_s, choice.tokens)
@@ -159,7 +175,7 @@ class Schedule:
         if job.kind is FrameKind.DECODE:
             self._decode_s[job.micro_batch] = smoothed(self._decode_s.get(job.micro_batch, 0.0), compute_s)
             if is_own:
-                self._debt_s = max(-DEBT_SHARE * compute_s, self._debt_s - PREFILL_SHARE * compute_s)
+                self._debt_s = max(-DEBT_SHARE * compute_s, self._debt_s - self._share * compute_s)
         elif is_own:
             self._chunk_ended_s = now
             self._learn(job.shape[1], compute_s)
@@ -176,6 +192,17 @@ class Schedule:
         # The rest of a prompt may be shorter than a chunk was meant to be: that teaches nothing.
         if spared_s and compute_s and tokens >= self._length(spared_s) - 1:
             self._chunk_tokens = tokens * min(STRIDE, max(1 / STRIDE, spared_s / compute_s))
+
+    def has_answered(self, micro_batches: Iterable[MicroBatch], since_s: float, now: float) -> None:
+        """A decode step of ours is back that could have gone at `since_s`; it still counts as under way."""
+        loops = [micro_batch.loop for micro_batch in micro_batches if micro_batch.loop is not None]
+        rows = sum(loop.rows_decoding for loop in loops)
+        round_s = now - since_s
+        if self._chunk_ended_s <= since_s and not any(loop.is_prefilling for loop in loops):
+            self._plain_round_s[rows] = smoothed(self._plain_round_s.get(rows, 0.0), round_s)
+        elif self._plain_round_s.get(rows):
+            slower = round_s / self._plain_round_s[rows]
+            self._stretch = min(MOST_STRETCH, max(1.0, self._stretch * (GROWTH if slower <= SLOWER else SHRINKAGE)))
 
     def has_failed(self) -> None:
         """The job at hand was not run."""

@@ -206,6 +206,7 @@ class Stage:
         micro_batch.sent_s.pop(step, None)
         if loop.kind(step) is FrameKind.DECODE:
             self._telemetry.observe("decode_step_seconds", now - loop.since_s(step))
+            self._schedule.has_answered(self._micro_batches.values(), loop.since_s(step), now)
         return _emit(loop.answer(step, answers, now))
 
     def _find(self, frame: Frame) -> MicroBatch:

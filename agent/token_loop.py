@@ -126,6 +126,19 @@ class TokenLoop:
         """A decode frame is under way."""
         return self._count_in_flight(FrameKind.DECODE) > 0
 
+    @property
+    def is_prefilling(self) -> bool:
+        """A chunk is under way."""
+        return self._count_in_flight(FrameKind.PREFILL) > 0
+
+    @property
+    def rows_decoding(self) -> int:
+        """Rows that are ready, or in the decode frame under way."""
+        ready = sum(session.state is SessionState.READY for session in self.running())
+        return ready + sum(
+            len(sent.frame.rows) for sent in self._in_flight.values() if sent.frame.kind is FrameKind.DECODE
+        )
+
     def ready_since_s(self) -> float | None:
         """Since when a decode frame could go, None while none can."""
         if self.is_decoding:

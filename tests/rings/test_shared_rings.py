@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.effects import Job
@@ -25,6 +25,7 @@ PIPELINES: tuple[Pipeline, ...] = ("no-bubbles", "bubbles", "sequential")
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), devices=st.integers(1, 4), count=st.integers(1, 4), rows=st.integers(1, 4))
 def test_a_sessions_tokens_are_those_it_has_alone(
     pipeline: Pipeline, seed: int, devices: int, count: int, rows: int
@@ -111,29 +112,26 @@ def test_rates_are_those_of_the_closed_forms(pipeline: Pipeline, count: int) -> 
 @pytest.mark.parametrize(("count", "rows"), [(1, 8), (2, 4), (4, 2), (8, 1)])
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_a_long_prompt_slows_the_others_by_a_round_at_most(count: int, rows: int, devices: int) -> None:
-    """Of eight sessions one sends 1,500 tokens: p99 of the others' time per token is at most twice what it is without.
-    A chunk costs what as many rows cost, and a call."""
-    without = times_of_others(devices, count, rows, prompt=0)
-    beside = times_of_others(devices, count, rows, prompt=1500)
-    assert beside[0] <= 2.0 * without[0]
+    """Of eight sessions one sends 1,500 tokens: p99 of the others' time per token is at most twice what it is without,
+    and its own first token comes after at most four times what it takes alone, three times on one or two devices."""
+    without, _ = times_beside(devices, count, rows, others=7, prompt=8)
+    beside, first_s = times_beside(devices, count, rows, others=7, prompt=1500)
+    _, alone_s = times_beside(devices, count, rows, others=0, prompt=1500)
+    assert beside <= 2.0 * without
+    assert first_s <= (3.0 if devices < 4 and count < 4 else 4.0) * alone_s
 
 
-def times_of_others(devices: int, count: int, rows: int, prompt: int) -> tuple[float, float]:
-    """99th percentile of the time per token of seven sessions, and the eighth's time to its first token."""
+def times_beside(devices: int, count: int, rows: int, others: int, prompt: int) -> tuple[float, float]:
+    """99th percentile of the time per token of the others while a prompt runs, and its time to the first token."""
     ring = TimedRing(devices, even_pace(row_s=0.01, token_s=0.004, call_s=0.01), 0.0005, context=4000)
     ring.open_micro_batches(count, rows)
-    others = [f"s{number}" for number in range(7)]
-    for number, name in enumerate(others):
+    names = [f"s{number}" for number in range(others)]
+    for number, name in enumerate(names):
         ring.open_session(session(name, [number + 1] * 8, 1000, micro_batch=number % count))
     ring.play(until_s=4.0)
-    counts = {name: len(ring.tokens[name]) for name in others}
-    if prompt:
-        ring.open_session(session("long", [1] * prompt, 1, micro_batch=7 % count))
-        while "long" not in ring.ends:
-            ring.play(until_s=ring.now + 0.1)
-        first_s = ring.arrivals_s["long"][0] - 4.0
-    else:
-        ring.play(until_s=10.0)
-        first_s = 0.0
-    intervals = sorted(t for name in others for t in ring.intervals_s(name)[counts[name] :])
-    return intervals[int(0.99 * len(intervals))], first_s
+    before = {name: len(ring.tokens[name]) for name in names}
+    ring.open_session(session("prompt", [1] * prompt, 1, micro_batch=7 % count))
+    while "prompt" not in ring.ends or ring.now < 8.0:
+        ring.play(until_s=ring.now + 0.1)
+    intervals = sorted(took_s for name in names for took_s in ring.intervals_s(name)[before[name] :])
+    return (intervals[int(0.99 * len(intervals))] if intervals else 0.0), ring.arrivals_s["prompt"][0] - 4.0
