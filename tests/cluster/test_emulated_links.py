@@ -43,10 +43,10 @@ def test_a_measured_link_is_the_one_emulated(tmp_path: Path) -> None:
 
     asyncio.run(everything())
     [link] = found
-    assert link.bandwidth_bytes_per_s == pytest.approx(RATE, rel=0.03)
+    assert link.bandwidth_bytes_per_s == pytest.approx(RATE, rel=0.1)
     round_trip_ms = sum(LATENCY_MS.values())
     assert link.rtt_p50_ms is not None
     # What a busy machine adds to waking four times is not the link's.
-    assert round_trip_ms <= link.rtt_p50_ms < round_trip_ms + 10.0
+    assert round_trip_ms <= link.rtt_p50_ms < round_trip_ms + 15.0
     # The prober knows only how long both ways take: half of it, as on any link whose two ways differ.
-    assert round_trip_ms / 2 <= link.latency_ms < round_trip_ms / 2 + 5.0
+    assert round_trip_ms / 2 - 1.0 <= link.latency_ms < round_trip_ms / 2 + 8.0
