@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from agent.compute.layer_file import LayerFile, LayerHeader
 from agent.compute.layer_store import LayerStore
 from agent.compute.part import EMBEDDING, PartKey, layer_of, part_of
+from agent.compute.read_ahead import Expected, ReadAhead
 from agent.compute.weights import EMBEDDING_TENSOR, array_names
 from agent.errors import AgentError, BadCheckpoint, BadMessage, ConfigError, WeightsUnavailable
 from agent.fetch_state import Arrival, Ask, Item
@@ -80,6 +81,7 @@ class Transfer:
         self._targets: dict[str, PartTarget] = {}
         self._good: set[tuple[str, str]] = set()
         self._files: dict[str, LayerFile] = {}
+        self._ahead = ReadAhead(())
         self._wanted: dict[str, int] = {}
         """Parts to fetch, and their bytes: by the planner's formula until the manifest tells."""
         self._held_bytes: dict[str, int] = {}
@@ -125,6 +127,11 @@ class Transfer:
                     self._wanted[part] = _about_bytes(self.spec, self._key, part)
                     self._new.append(part)
             self._waiting(self.bytes_done, self.bytes_total)
+        self._ahead = ReadAhead(
+            Expected(file.path, file.copied_bytes, file.file_bytes)
+            for part, file in self._files.items()
+            if part != EMBEDDING  # of which a token takes a row now and then
+        )
         self._wake.send(b"\0")
 
     def arrays(self, weight: WeightRef) -> dict[str, NDArray[Any]]:
@@ -155,6 +162,8 @@ class Transfer:
         self._wait(lambda: part in self._files or wanted <= self._good)
         with self._changed:
             file = self._files.get(part)
+            if file is not None:
+                self._ahead.reached(file.path)
             held: LayerFile | PartTarget = file if file is not None else self._targets[part]
             try:
                 return {name: held.array(name) for name in names}
