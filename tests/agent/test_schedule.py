@@ -9,11 +9,11 @@ import pytest
 from agent import step
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Job, Send
-from agent.micro_batch import ModelShape
-from agent.schedule import LEAST_CHUNK, PREFILL_SHARE
+from agent.micro_batch import MicroBatch, ModelShape, place_of
+from agent.schedule import LEAST_CHUNK, PREFILL_SHARE, Schedule
 from agent.stage import Stage
 from agent.wire.addresses import StageAddress
-from agent.wire.codec import FrameKind
+from agent.wire.codec import Answered, Frame, FrameKind, RowRef, encode_answers
 from agent.wire.messages import OpenMicroBatch
 from planner.types import LayerRange, Pipeline
 from tests.fakes.fake_executor import HIDDEN, FakeExecutor
@@ -64,6 +64,13 @@ class Source:
         assert not any(isinstance(effect, Send) for effect in effects) or len(self.stages) > 1
         self.ran.append(job)
         return job
+
+    def answer(self, micro_batch: int, step: int) -> None:
+        """The second stage's answer to a step of one row."""
+        job = next(job for job in self.ran if (job.micro_batch, job.step) == (micro_batch, step))
+        answers = encode_answers((Answered(1),)) if job.sample else encode_answers(())
+        frame = Frame(FrameKind.ANSWER, micro_batch, 1, step, rows=job.rows, sample=job.sample, payload=answers)
+        self.stage.on_frame(b"b>a", "b", frame, self.now)
 
 
 ALONE = (StageAddress("a", "", "", 0, 2),)
@@ -135,3 +142,86 @@ def test_how_many_steps_of_a_route_are_under_way(pipeline: Pipeline, steps: int)
     while source.run() is not None:
         taken += 1
     assert taken == steps
+
+
+# --- frames that arrived ---
+
+LAST = (StageAddress("z", "tcp://z:1", "k", 0, 1), StageAddress("a", "", "", 1, 2))
+"""Here `a` is the second stage."""
+
+
+def behind(micro_batches: int) -> dict[int, MicroBatch]:
+    shape = ModelShape(2, HIDDEN, micro_batches, CONTEXT, (LayerRange(1, 2),))
+    opened = [OpenMicroBatch(number, 1, 1, CHUNK, "fp16", LAST) for number in range(micro_batches)]
+    return {each.micro_batch: MicroBatch(each, place_of("a", each, shape), shape, each.micro_batch) for each in opened}
+
+
+def job(number: int, kind: FrameKind, arrived_s: float) -> Job:
+    return Job(kind, number, 1, 0, (RowRef(0, 1, 0),), False, LayerRange(1, 2), 0, (0,), (0,), arrived_s=arrived_s)
+
+
+def order(schedule: Schedule, micro_batches: dict[int, MicroBatch]) -> list[tuple[int, FrameKind]]:
+    taken = []
+    while (choice := schedule.choose(micro_batches.values(), 9.0)) is not None:
+        one = schedule.take(micro_batches, choice, 9.0)
+        taken.append((one.micro_batch, one.kind))
+    return taken
+
+
+P, D = FrameKind.PREFILL, FrameKind.DECODE
+
+
+def test_a_chunk_that_arrived_lets_a_round_of_others_pass_and_no_more() -> None:
+    schedule, micro_batches = Schedule(), behind(4)
+    for number in range(4):
+        schedule.has_run(job(number, D, 0.0), 0.1, 1.0)  # a round is 0.4 s
+    for number, kind, arrived_s in ((0, P, 5.0), (1, D, 5.1), (2, D, 5.3), (3, D, 5.5)):
+        micro_batches[number].queue.append(job(number, kind, arrived_s))
+    assert order(schedule, micro_batches) == [(1, D), (2, D), (0, P), (3, D)]
+
+
+def test_who_waits_behind_a_chunk_of_his_own_micro_batch_lends_it_his_due_time() -> None:
+    schedule, micro_batches = Schedule(), behind(2)
+    for number in range(2):
+        schedule.has_run(job(number, D, 0.0), 0.5, 1.0)
+    for number, kind, arrived_s in ((0, P, 5.0), (0, D, 5.1), (1, D, 5.2)):
+        micro_batches[number].queue.append(job(number, kind, arrived_s))
+    assert order(schedule, micro_batches) == [(0, P), (0, D), (1, D)]
+
+
+def test_nothing_of_a_broken_micro_batch_is_chosen() -> None:
+    schedule, micro_batches = Schedule(), behind(2)
+    for number in range(2):
+        micro_batches[number].queue.append(job(number, D, 5.0))
+    micro_batches[0].broken = "gap"
+    assert order(schedule, micro_batches) == [(1, D)]
+
+
+def test_a_closed_micro_batch_leaves_nothing_behind() -> None:
+    source = Source(TWO, micro_batches=2, rows=1, pipeline="bubbles")
+    for number in range(2):
+        source.open(f"s{number}", 3, micro_batch=number)
+        source.stage.close_micro_batch(number)
+    assert not source.stage.has_job(source.now)
+    assert vars(source.stage._schedule) == vars(Schedule())
+
+
+# --- rounds ---
+
+
+@pytest.mark.parametrize("answered", [0, 1, 2])
+def test_with_bubbles_a_micro_batch_waits_for_the_tokens_of_all(answered: int) -> None:
+    source = Source(TWO, micro_batches=3, rows=1, pipeline="bubbles")
+    for number in range(3):
+        source.open(f"s{number}", 3, micro_batch=number)
+    for _ in range(3):
+        source.run()
+    for number in range(3):
+        source.answer(number, 0)
+    assert [source.run().micro_batch for _ in range(3)] == [0, 1, 2]  # type: ignore[union-attr]
+    for number in range(answered):
+        source.answer(number, 1)
+        assert source.run() is None, "its token is back, the others' are not"
+    for number in range(answered, 3):
+        source.answer(number, 1)
+    assert [source.run().micro_batch for _ in range(3)] == [0, 1, 2]  # type: ignore[union-attr]
