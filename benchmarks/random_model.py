@@ -26,15 +26,15 @@ SHAPES: dict[str, dict[str, int]] = {
     },
     "random-wide": {
         "num_hidden_layers": 2,
-        "hidden_size": 4096,
-        "intermediate_size": 1024,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
+        "hidden_size": 8192,
+        "intermediate_size": 512,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
         "head_dim": 128,
         "vocab_size": 4096,
     },
 }
-"""TinyLlama-1.1B's shape, and Llama-2-7B's width with little to compute: for what a link costs."""
+"""TinyLlama-1.1B's shape, and Llama-2-70B's width with little to compute: for what a link costs."""
 
 
 def write(directory: Path, name: str = "random-1.1b", layers: int | None = None) -> Path:
