@@ -8,6 +8,7 @@ from agent.wire.addresses import BulkSource, LinkShape
 from agent.wire.messages import DEVICE_SILENCE_S, Failed, Heartbeat, Load, TokenEvent, Welcome, WorkerRestarted
 from edgectl.cluster_settings import ClusterSettings, Loss
 from edgectl.engine import Claim, EngineError
+from edgectl.routes import GIVEN_UP_S, MAX_REOPENINGS, BatchState
 from tests.fakes.fake_agents import NAMES, Agent, Scene, rows_of, two_routes, two_sources
 
 
@@ -156,3 +157,68 @@ def test_other_sources_alone_are_no_reason_to_load_again() -> None:
     scene.say("b", WorkerRestarted("killed", "tcp://b:2"))
     assert not scene.messages("a", Load)
     assert len(scene.messages("b", Load)) == 1
+
+
+def test_an_opening_that_was_lost_with_a_connection_is_sent_again() -> None:
+    scene = Scene(rows_of(2, 1)).ready()
+    lost = scene.open()
+    scene.settle()
+    number = scene.agents["a"].running[lost].micro_batch
+    scene.say("a", Failed("micro-batch", "answer_timeout", "late", number))
+    scene.sent = [send for send in scene.sent if not send.origin.startswith(b"b:")]
+    scene.settle()
+    assert len(scene.cluster.deployment.seats()) == 1
+    scene.agents["b"].connection += 1
+    scene.connect("b")
+    scene.settle()
+    assert len(scene.cluster.deployment.seats()) == 2
+    assert len({batch.epoch for agent in scene.agents.values() for batch in agent.micro_batches.values()}) == 2
+
+
+def test_a_coordinator_closes_whatever_one_before_it_left_open() -> None:
+    before = Scene(rows_of(4, 1)).ready()
+    after = Scene(rows_of(1, 4))
+    after.agents = before.agents
+    after.ready()
+    for agent in after.agents.values():
+        assert [opened.rows for opened in agent.micro_batches.values()] == [4]
+
+
+def test_without_a_queue_sessions_run_while_there_are_rows() -> None:
+    scene = Scene(rows_of(1, 2), ClusterSettings(max_queued=0)).ready()
+    sessions = [scene.open(), scene.open()]
+    with pytest.raises(EngineError, match="queue_full"):
+        scene.open()
+    scene.settle()
+    assert set(scene.agents["a"].running) == set(sessions)
+
+
+def test_a_micro_batch_that_was_given_up_is_tried_again_while_others_serve() -> None:
+    scene = Scene(rows_of(2, 1)).ready()
+    for _ in range(MAX_REOPENINGS + 1):
+        number = next(iter(scene.cluster.deployment.micro_batches)).number
+        scene.say("a", Failed("micro-batch", "answer_timeout", "late", number))
+        scene.settle()
+    states = [batch.state for batch in scene.cluster.deployment.micro_batches]
+    assert states == [BatchState.GIVEN_UP, BatchState.OPEN]
+    assert scene.cluster.is_ready
+    for _ in range(int(GIVEN_UP_S) + 1):
+        for name in NAMES:
+            scene.say(name, Heartbeat(1))
+        scene.tick(1.0)
+    scene.settle()
+    assert {batch.state for batch in scene.cluster.deployment.micro_batches} == {BatchState.OPEN}
+
+
+def test_who_waits_when_the_last_micro_batch_is_given_up_is_told() -> None:
+    scene = Scene().ready()
+    running, waiting = scene.open(), scene.open()
+    for _ in range(MAX_REOPENINGS + 1):
+        scene.settle()
+        (batch,) = scene.cluster.deployment.micro_batches
+        scene.say("a", Failed("micro-batch", "answer_timeout", "late", batch.number))
+    for session in (running, waiting):
+        (error,) = scene.read[session]
+        assert isinstance(error, EngineError)
+        assert error.code == "answer_timeout"
+    assert scene.cluster.sessions.queued == 0
