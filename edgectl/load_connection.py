@@ -102,9 +102,13 @@ class Server:
 class Try(asyncio.Protocol):
     """One connection of one session."""
 
-    def __init__(self, order: Order, outcome: Outcome) -> None:
+    def __init__(
+        self, order: Order, outcome: Outcome, *, silence_s: float = SILENCE_S, longest_s: float = LONGEST_S
+    ) -> None:
         self._order = order
         self._outcome = outcome
+        self._silence_s = silence_s
+        self._longest_s = longest_s
         self._stream = EventStream()
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = self._loop.create_future()
@@ -134,11 +138,11 @@ class Try(asyncio.Protocol):
             return
         assert self._transport is not None, "connected"
         self._transport.write(request)
-        watch = self._loop.call_later(SILENCE_S, self._look)
+        self._watch = self._loop.call_later(self._looks_in_s(), self._look)
         try:
             await self._over
         finally:
-            watch.cancel()
+            self._watch.cancel()
 
     async def _connect(self, server: Server) -> bool:
         # Not asyncio.wait_for: before Python 3.12 it may swallow a cancellation that comes as the connection does.
@@ -236,18 +240,20 @@ class Try(asyncio.Protocol):
             self._outcome.ended_s = self._loop.time()
             self._over.set_result(None)
 
+    def _looks_in_s(self) -> float:
+        """Until the server has been silent, or the session open, for too long."""
+        until_s = min(self._heard_s + self._silence_s, self._began_s + self._longest_s)
+        return until_s - self._loop.time()
+
     def _look(self) -> None:
-        """Ends a connection that has been silent for too long."""
-        now = self._loop.time()
-        left_s = self._heard_s + SILENCE_S - now
-        if self._over.done():
-            return
-        if left_s <= 0:
-            self._fail(f"silent for {SILENCE_S:.0f} s")
-        elif now - self._began_s > LONGEST_S:
-            self._fail(f"not over after {LONGEST_S:.0f} s")
+        """Ends a session that has been silent, or open, for too long."""
+        left_s = self._looks_in_s()
+        if left_s > 0:
+            self._watch = self._loop.call_later(left_s, self._look)
+        elif self._heard_s + self._silence_s <= self._began_s + self._longest_s:
+            self._fail(f"silent for {self._silence_s:g} s")
         else:
-            self._loop.call_later(left_s, self._look)
+            self._fail(f"not over after {self._longest_s:g} s")
 
     def _retry_after_s(self) -> float | None:
         if self._outcome.end != "refused":

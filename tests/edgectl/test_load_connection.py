@@ -12,7 +12,7 @@ from agent.errors import ConfigError
 from edgectl.load_connection import MOST_RETRY_AFTER_S, Server, Try
 from edgectl.load_generator import Order
 from edgectl.load_summary import Outcome
-from tests.fakes.queue_server import QueueServer, queueing, refusal
+from tests.fakes.queue_server import HEAD, QueueServer, chunk, queueing, refusal
 
 ORDER = Order(number=0, key=0, prompt=(70, 71, 72), max_tokens=4, seed=5, hang_up_after=None)
 
@@ -97,6 +97,36 @@ def test_a_client_hangs_up_when_it_was_told_to() -> None:
     outcome, _ = tried(QueueServer(lambda _: 4.0), leaving)
     assert (outcome.end, outcome.problem) == ("cancelled", "")
     assert 3 <= outcome.tokens < 40
+
+
+@pytest.mark.parametrize(
+    ("comments", "silence_s", "longest_s", "problem"),
+    [(False, 0.2, 60.0, "silent for 0.2 s"), (True, 60.0, 0.3, "not over after 0.3 s")],
+    ids=["silent", "chatting"],
+)
+def test_no_server_is_waited_for_without_an_end(
+    comments: bool, silence_s: float, longest_s: float, problem: str
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD)
+        with suppress(ConnectionError, asyncio.CancelledError):
+            while not writer.is_closing():
+                writer.write(chunk(b": keep-alive\n\n") if comments else b"")
+                await asyncio.sleep(0.02)
+        writer.close()
+
+    async def run() -> Outcome:
+        outcome = Outcome(0, 0, 3, 4, due_s=0.0)
+        listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+        server = Server.of_url(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+        trying = Try(ORDER, outcome, silence_s=silence_s, longest_s=longest_s)
+        await trying.run(server, server.request(ORDER, "m"))
+        listener.close()
+        return outcome
+
+    outcome = asyncio.run(run())
+    assert (outcome.end, outcome.problem) == ("failed", problem)
 
 
 def test_cancelled_while_it_connects_or_waits_it_leaves_no_word() -> None:
