@@ -212,12 +212,12 @@ def test_a_micro_batch_that_was_given_up_is_tried_again_while_others_serve() -> 
 
 def test_who_waits_when_the_last_micro_batch_is_given_up_is_told() -> None:
     scene = Scene().ready()
-    running, waiting = scene.open(), scene.open()
+    sessions = [scene.open() for _ in range(MAX_REOPENINGS + 4)]
     for _ in range(MAX_REOPENINGS + 1):
         scene.settle()
         (batch,) = scene.cluster.deployment.micro_batches
         scene.say("a", Failed("micro-batch", "answer_timeout", "late", batch.number))
-    for session in (running, waiting):
+    for session in sessions:
         (error,) = scene.read[session]
         assert isinstance(error, EngineError)
         assert error.code == "answer_timeout"
