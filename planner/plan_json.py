@@ -218,8 +218,6 @@ def _check_routes(routes: tuple[Route, ...]) -> None:
     for index, route in enumerate(routes):
         if route.layers != routes[0].layers:
             raise BadPlan(f"routes[{index}].stages", f"cover {route.layers}, those of routes[0] {routes[0].layers}")
-        if route.source != routes[0].source:
-            raise BadPlan(f"routes[{index}].stages[0].device", f"is {route.source}, the source is {routes[0].source}")
 
 
 def _read_allotments(files: list[_AllotmentFile], routes: tuple[Route, ...]) -> tuple[Allotment, ...]:
