@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from edgectl.commands.bench_netns import bench_netns
+from edgectl.commands.bench_serve import bench_serve
+
 app = typer.Typer(no_args_is_help=True, help="Run a cluster or a load and measure it.")
 
-ELSEWHERE = ("serve", "netns")
-"""Commands of modules of their own, `edgectl.commands.bench_<name>`."""
+app.command("serve")(bench_serve)
+app.command("netns")(bench_netns)
 
 
 @app.callback()
@@ -68,13 +69,3 @@ def edgeshard(
         emit_json(found)
     else:
         emit(describe_edgeshard(measured))
-
-
-def _add_commands_of_their_own() -> None:
-    for name in ELSEWHERE:
-        module = f"edgectl.commands.bench_{name}"
-        if find_spec(module) is not None:
-            app.command(name)(getattr(import_module(module), f"bench_{name}"))
-
-
-_add_commands_of_their_own()

@@ -12,7 +12,8 @@ from tests.fakes.command_line import edgectl
 
 
 def test_help_names_its_commands() -> None:
-    assert "edgeshard" in edgectl("bench", "--help").stdout
+    text = edgectl("bench", "--help").stdout
+    assert all(f"  {command} " in text for command in ("edgeshard", "serve", "netns"))
     assert "  bench " in edgectl("--help").stdout
 
 
