@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -67,7 +68,9 @@ class Agents:
         directory.mkdir()
         self._cluster = LocalCluster(directory, processes)
         for number in range(AGENTS):
-            settings: dict[str, str | int | bool] = {"threads": options.threads}
+            # Quantized layers are kept for the next run.
+            cache = str(options.models / "layer-cache")
+            settings: dict[str, str | int | bool] = {"threads": options.threads, "cache_dir": cache}
             self._cluster.add_device(f"device-{number}", model.parent, settings)
         serve = ["--quantize", "int4", "--block-size", str(block_size), "--context", str(CONTEXT)]
         serve += ["--sessions", str(options.streams)]
@@ -225,6 +228,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--append", action="store_true", help="keep the rows that are in --out")
     options = parser.parse_args()
+    # A caller's time limit must not leave agents behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     model = random_model.write(options.models, layers=options.layers)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
