@@ -96,8 +96,8 @@ def compared(way: Way, concurrency: int, options: argparse.Namespace) -> list[di
                 serve=("--quantize", "int4", "--context", "128", "--codec", codec, "--sessions", str(concurrency)),
                 concurrency=concurrency,
                 sessions=2 * concurrency,
-                prompt_tokens=4,
-                output_tokens=64,
+                prompt_tokens=2,
+                output_tokens=24,
             )
             below = Path(directory, codec)
             below.mkdir()
