@@ -6,9 +6,9 @@ Rules
 2. A decode step is due when it arrived, or at the source when its first row became ready.
 3. A chunk that arrived is due one decode round later: a round is one decode step of every micro-batch here. Whatever
    waits behind it in its own micro-batch lends it its own due time.
-4. At the source, while rows decode, one chunk goes per decode round, and is made so long that it takes about as long
-   as the round: prefill gets the time that decoding gets, here and on every later stage. While none decodes, chunks are
-   as long as the micro-batch allows.
+4. At the source, while rows decode, prefill gets about the time that decoding gets, here and so on every later stage,
+   in chunks short enough that a token which meets one on every stage is late by a round at most. While none decodes,
+   chunks are as long as the micro-batch allows.
 5. Of two prompts the one whose first token is due first gets the chunk.
 6. Pipelines: without bubbles a micro-batch's next step goes when its token is back. With bubbles it waits until the
    tokens of all micro-batches of its route are back; sequentially one step of the route is under way at a time.
@@ -73,8 +73,8 @@ class Schedule:
         self._share = PREFILL_SHARE
         self._stretch = 1.0
         """How much longer chunks may take where stages idle."""
-        self._plain_round_s: dict[int, float] = {}
-        """Per number of rows that decode, seconds of a round without a chunk."""
+        self._plain_round_s: dict[tuple[RouteKey, int], float] = {}
+        """Per route and number of its rows that decode, seconds of a round without a chunk."""
         self._chunk_ended_s = 0.0
         self._spared_s: float | None = None
         """Of the chunk at hand."""
@@ -193,24 +193,30 @@ class Schedule:
         if spared_s and compute_s and tokens >= self._length(spared_s) - 1:
             self._chunk_tokens = tokens * min(STRIDE, max(1 / STRIDE, spared_s / compute_s))
 
-    def has_answered(self, micro_batches: Iterable[MicroBatch], since_s: float, now: float) -> None:
-        """A decode step of ours is back that could have gone at `since_s`; it still counts as under way."""
-        loops = [micro_batch.loop for micro_batch in micro_batches if micro_batch.loop is not None]
-        rows = sum(loop.rows_decoding for loop in loops)
-        round_s = now - since_s
-        if self._chunk_ended_s <= since_s and not any(loop.is_prefilling for loop in loops):
-            self._plain_round_s[rows] = smoothed(self._plain_round_s.get(rows, 0.0), round_s)
-        elif self._plain_round_s.get(rows):
-            slower = round_s / self._plain_round_s[rows]
-            self._stretch = min(MOST_STRETCH, max(1.0, self._stretch * (GROWTH if slower <= SLOWER else SHRINKAGE)))
+    def has_answered(
+        self, micro_batch: MicroBatch, micro_batches: Iterable[MicroBatch], round_s: float, now: float
+    ) -> None:
+        """A decode step of ours is back after so long; it still counts as under way."""
+        rows, is_plain = 0, self._chunk_ended_s <= now - round_s
+        for other in micro_batches:
+            if other.loop is not None:
+                is_plain = is_plain and not other.loop.is_prefilling
+                rows += other.loop.rows_decoding if other.route == micro_batch.route else 0
+        usual_s = self._plain_round_s.get((micro_batch.route, rows), 0.0)
+        if is_plain:
+            self._plain_round_s[micro_batch.route, rows] = smoothed(usual_s, round_s)
+        elif usual_s:
+            change = GROWTH if round_s <= SLOWER * usual_s else SHRINKAGE
+            self._stretch = min(MOST_STRETCH, max(1.0, self._stretch * change))
 
     def has_failed(self) -> None:
-        """The job at hand was not run."""
+        """The job at hand was not run, or for nobody."""
         self._spared_s = None
 
     def forget(self, micro_batch: MicroBatch) -> None:
         """A micro-batch is closed."""
         self._decode_s.pop(micro_batch.id, None)
+        self._plain_round_s.clear()
         gone = self._gone.get(micro_batch.route, set())
         gone.discard(micro_batch.id)
         if not gone:

@@ -206,7 +206,7 @@ class Stage:
         micro_batch.sent_s.pop(step, None)
         if loop.kind(step) is FrameKind.DECODE:
             self._telemetry.observe("decode_step_seconds", now - loop.since_s(step))
-            self._schedule.has_answered(self._micro_batches.values(), loop.since_s(step), now)
+            self._schedule.has_answered(micro_batch, self._micro_batches.values(), now - loop.since_s(step), now)
         return _emit(loop.answer(step, answers, now))
 
     def _find(self, frame: Frame) -> MicroBatch:
@@ -240,10 +240,11 @@ class Stage:
             self._telemetry.observe("prefill_compute_seconds", compute_s)
             self._telemetry.observe("prefill_wait_seconds", wait_s)
         self._telemetry.add("residual_saturated", outcome.saturated)
-        self._schedule.has_run(job, compute_s, outcome.finished_s)
         micro_batch = self._micro_batches.get(job.micro_batch)
         if micro_batch is None or micro_batch.epoch != job.epoch or micro_batch.broken is not None:
+            self._schedule.has_failed()
             return []
+        self._schedule.has_run(job, compute_s, outcome.finished_s)
         for chooser, answer in zip(job.choosers, outcome.answers, strict=True):
             chooser.generated[answer.token] += 1
             self._telemetry.add("tokens_sampled")
