@@ -68,7 +68,7 @@ def test_rows_run_on_agents_that_stay_up(tmp_path: Path) -> None:
     assert [row.name for row in measured] == [row_name(row) for row in rows]
     # Slower by whatever this machine adds, never faster; agents count what they computed.
     for row in measured:
-        assert 0.98 * sum(row.times.compute_ms) < row.measured < 3 * row.predicted
+        assert -0.01 < row.difference < 2
         compute_ms = [stage.compute_ms for stage in row.stages]
         assert len(compute_ms) == len(row.plan.routes[0].stages)
         assert sum(each or 0.0 for each in compute_ms) >= 0.99 * sum(row.times.compute_ms)

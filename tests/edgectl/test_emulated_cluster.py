@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgectl.emulated_cluster import EmulatedCluster, arrivals_s
+from agent.wire.link_clock import LinkClock
+from edgectl.emulated_cluster import EmulatedCluster, arrivals_s, link_shapes
 from edgectl.local_processes import Processes
 from edgectl.output import CommandFailure
 from edgectl.session_rate import ms_per_token
@@ -59,6 +60,16 @@ def test_agents_play_one_plan_after_another_and_another_model(tmp_path: Path) ->
     assert compute_ms - 0.5 < ms_per_token(first) < 3 * compute_ms
     alone_ms = CostModel(bigger, TESTBED.defaults).decode_ms("cloud-0", LayerRange(0, 40))
     assert alone_ms - 0.5 < ms_per_token(second) < 3 * alone_ms
+
+
+def test_links_take_what_the_cost_model_counts() -> None:
+    model = CostModel(TESTBED.profile, TESTBED.defaults)
+    shapes = link_shapes(TESTBED.profile)
+    assert sum(map(len, shapes.values())) == 15 * 14
+    for source, peer in (("agx-0", "cloud-0"), ("agx-3", "nx-1")):
+        shape = next(each for each in shapes[source] if each.peer == peer)
+        arrived_s = LinkClock(shape, lambda: 0.0).send(100.0, model.hidden_bytes) - 100.0
+        assert 1e3 * arrived_s == pytest.approx(model.transfer_ms(source, peer) + model.latency_ms(source, peer))
 
 
 def test_a_device_that_is_not_in_the_profile_is_named(tmp_path: Path) -> None:
