@@ -79,7 +79,7 @@ def layer_part(layer: int) -> str:
 
 def layer_of(part: str) -> int | None:
     """The layer of a part, None for embedding and head. Raises ValueError for what is no part."""
-    return int(check_part(part)[len("layer-") :]) if part.startswith("layer-") else None
+    return int(part[len("layer-") :]) if check_part(part).startswith("layer-") else None
 
 
 def part_of(sources: Iterable[str]) -> str:
