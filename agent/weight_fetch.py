@@ -41,7 +41,7 @@ SLOW_S = 3.0
 """A peer that takes longer for a chunk (a third of a MiB per second) has the coordinator beside it."""
 SILENCE_S = 10.0
 """A source says every 2 s that it is still there; a device that is lost is noticed after 3.5 s elsewhere."""
-CONNECT_S = 1.0
+CONNECT_S = 2.0
 """How long peers may take to connect before the coordinator is asked in their place."""
 PATIENCE_S = 30.0
 """A chunk that takes longer is asked of another source that has nothing to do, though its own be alive."""

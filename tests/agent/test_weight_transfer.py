@@ -37,6 +37,12 @@ def transfer(sources: Iterable[WeightSource], store: LayerStore, **settings: obj
     return Transfer(KEY, addresses, DEVICE, store, lambda done, total: None, **settings)  # type: ignore[arg-type]
 
 
+def wait_for_peer(fetched: Transfer, peer: str) -> None:
+    """Until it is connected: else the coordinator may be asked in its place."""
+    while not fetched._core._sources[peer].connected:
+        time.sleep(0.01)
+
+
 def files_in(store: LayerStore) -> list[str]:
     return sorted(path.name for path in store.root.glob("*/*/*") if path.suffix != ".mark")
 
@@ -65,6 +71,7 @@ def test_peers_come_first_and_what_they_lack_comes_from_the_coordinator(full: La
         coordinator = stack.enter_context(WeightSource(COORDINATOR, full, DEVICE))
         peer = stack.enter_context(WeightSource("peer", half, DEVICE))
         fetched = stack.enter_context(closing(transfer([coordinator, peer], LayerStore(tmp_path / "own", GIB))))
+        wait_for_peer(fetched, "peer")
         fetched.want(SOME)
         check_arrays(fetched, SOME)
         assert {part for part, _, _ in coordinator.tensors_asked} == {"head", "embedding"}
@@ -95,6 +102,7 @@ def test_a_flipped_bit_is_refused_named_and_fetched_elsewhere(
         coordinator = stack.enter_context(WeightSource(COORDINATOR, full, DEVICE))
         liar = stack.enter_context(WeightSource("liar", full, DEVICE, twist))
         fetched = stack.enter_context(closing(transfer([coordinator, liar], LayerStore(tmp_path, GIB))))
+        wait_for_peer(fetched, "liar")
         with caplog.at_level(logging.WARNING, logger="agent.weight_transfer"):
             fetched.want(SOME)
             check_arrays(fetched, SOME)
@@ -140,9 +148,10 @@ def test_a_source_that_dies_is_replaced_by_another(full: LayerStore, tmp_path: P
         peer = WeightSource("peer", full, DEVICE, twist)
         stack.callback(peer.close)
         fetched = stack.enter_context(closing(transfer([coordinator, peer], LayerStore(tmp_path, GIB))))
+        wait_for_peer(fetched, "peer")
         fetched.want(SOME)
         check_arrays(fetched, SOME[:1])
-        while len(peer.tensors_asked) < 20 and not any(part == "layer-001" for part, _, _ in peer.tensors_asked):
+        while not any(part == "layer-001" for part, _, _ in peer.tensors_asked):
             time.sleep(0.01)
         peer.close()
         check_arrays(fetched, SOME)
@@ -160,8 +169,9 @@ def test_what_arrived_before_the_end_is_not_asked_again(full: LayerStore, tmp_pa
         fetched.want(PARTS)
         while len(first.tensors_asked) <= 25:
             time.sleep(0.01)
-        # The thread has handled what came before what it asked for last, but for the last few.
-        time.sleep(0.1)
+        given_bytes = sum(fetch.length for fetch in [fetch for fetch in first.asked if fetch.item][:25])
+        while fetched.bytes_done < given_bytes:
+            time.sleep(0.01)
         fetched.close()
         before = first.tensors_asked[:25]
     with WeightSource(COORDINATOR, full, DEVICE) as second, closing(transfer([second], store)) as fetched:
