@@ -16,7 +16,7 @@ from agent.compute.checkpoint import Checkpoint
 from agent.compute.model_digest import model_digest
 from agent.config import AgentConfig
 from agent.errors import AgentError, BadCheckpoint, ConfigError, ModelMismatch, ModelNotFound, OutOfMemory
-from agent.loader import MIB, check_memory, load_model
+from agent.loader import MIB, Progress, check_memory, load_model
 from agent.wire.messages import Load
 from planner.memory import memory_bytes
 from planner.types import LayerRange
@@ -39,11 +39,16 @@ def request_(config: AgentConfig) -> Load:
     return Load(MODEL, digest, ((0, 2),), "fp32", 32, "fp16", 2, 64)
 
 
+def appending(reported: list[tuple[int, int]]) -> Progress:
+    def progress(done: int, total: int, bytes_done: int = 0, bytes_total: int = 0) -> None:
+        reported.append((done, total))
+
+    return progress
+
+
 def load(request: Load, config: AgentConfig, **changes: Any) -> list[tuple[int, int]]:
     reported: list[tuple[int, int]] = []
-    loaded = load_model(
-        msgspec.structs.replace(request, **changes), config, "cpu", lambda done, total: reported.append((done, total))
-    )
+    loaded = load_model(msgspec.structs.replace(request, **changes), config, "cpu", appending(reported))
     loaded.executor.close()
     return reported
 
@@ -51,7 +56,7 @@ def load(request: Load, config: AgentConfig, **changes: Any) -> list[tuple[int, 
 def test_a_model_is_loaded_as_asked(request_: Load, config: AgentConfig) -> None:
     reported: list[tuple[int, int]] = []
     request = msgspec.structs.replace(request_, resident=((0, 2), (30, 32)))
-    loaded = load_model(request, config, "cpu", lambda done, total: reported.append((done, total)))
+    loaded = load_model(request, config, "cpu", appending(reported))
     executor = loaded.executor
     assert loaded.request == request
     assert (executor.resident, executor.slots, executor.context) == ((LayerRange(0, 2), LayerRange(30, 32)), 2, 64)
@@ -62,6 +67,38 @@ def test_a_model_is_loaded_as_asked(request_: Load, config: AgentConfig) -> None
     hidden = executor.forward(LayerRange(0, 2), executor.embed(np.array([[1, 2, 3]])), 0, (0,))
     assert hidden.shape == (1, 3, SPEC.hidden_size)
     executor.close()
+
+
+def logits(request: Load, config: AgentConfig) -> bytes:
+    """Of one prompt through the first layers."""
+    loaded = load_model(request, config, "cpu", appending([]))
+    hidden = loaded.executor.embed(np.array([[1, 2, 3]]))
+    found = loaded.executor.forward(LayerRange(0, 2), hidden, 0, (0,)).tobytes()
+    loaded.executor.close()
+    return found
+
+
+def test_quantized_layers_are_kept_found_again_and_mended(request_: Load, config: AgentConfig, tmp_path: Path) -> None:
+    request = msgspec.structs.replace(request_, quantization="int4")
+    kept, bare = (msgspec.structs.replace(config, cache_dir=tmp_path, cache_limit=limit) for limit in ("1 GiB", "0"))
+    expected = logits(request, bare)
+    assert not list(tmp_path.glob("layers/**/*.safetensors"))
+    assert logits(request, kept) == expected
+    files = sorted(tmp_path.glob("layers/**/*.safetensors"))
+    assert [file.name for file in files] == ["layer-000.safetensors", "layer-001.safetensors"]
+    written = [file.stat().st_mtime_ns for file in files]
+    assert logits(request, kept) == expected
+    assert [file.stat().st_mtime_ns for file in files] == written
+    whole = files[1].read_bytes()
+    files[1].write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert logits(request, kept) == expected
+    assert files[1].read_bytes() == whole
+    assert files[0].stat().st_mtime_ns == written[0]
+
+
+def test_float_layers_are_not_written_a_second_time(request_: Load, config: AgentConfig, tmp_path: Path) -> None:
+    load(request_, msgspec.structs.replace(config, cache_dir=tmp_path))
+    assert not list(tmp_path.glob("layers/**/*.safetensors"))
 
 
 def test_another_content_is_refused_by_both_digests(request_: Load, config: AgentConfig) -> None:
