@@ -230,7 +230,7 @@ class _Routes:
         self._gone = gone
         self._loops: defaultdict[RouteKey, list[TokenLoop]] = defaultdict(list)
         for micro_batch in sources:
-            if micro_batch.loop is not None:
+            if micro_batch.loop is not None and micro_batch.pipeline != "no-bubbles":
                 self._loops[micro_batch.route].append(micro_batch.loop)
 
     def may_decode(self, micro_batch: MicroBatch) -> bool:

@@ -62,6 +62,18 @@ class _InFlight:
         return max(len(row) for row in self.frame.tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What is to be chosen from, as long as nothing changes: asked before each run, of every micro-batch."""
+
+    prompts: tuple[Session, ...]
+    ready: tuple[Session, ...]
+    ready_since_s: float | None
+    decode: _InFlight | None
+    chunks: int
+    """Under way, as is `decode`."""
+
+
 class TokenLoop:
     """Rows, sessions and steps of one micro-batch at its source."""
 
@@ -73,6 +85,7 @@ class TokenLoop:
         self._step = 0
         self._in_flight: OrderedDict[int, _InFlight] = OrderedDict()
         self._ended: OrderedDict[str, Session] = OrderedDict()
+        self._known: _Standing | None = None
         self._slowest_s_per_token = 0.0
         self._usual_round_s = 0.0
         self.answered = -1
@@ -93,6 +106,7 @@ class TokenLoop:
                 self._generations[row] += 1
                 session = Session(opened, row, self._generations[row], opened_s=now)
                 self._rows[row] = session
+                self._known = None
                 return session
         raise NoFreeRow(f"all {len(self._rows)} rows are taken; session {opened.session} must wait")
 
@@ -108,6 +122,7 @@ class TokenLoop:
 
     def retire(self, session: Session) -> None:
         """Free the row of an ended session; its events stay for a while."""
+        self._known = None
         if self._rows[session.row] is session:
             self._rows[session.row] = None
             self._ended[session.opened.session] = session
@@ -124,47 +139,58 @@ class TokenLoop:
     @property
     def is_decoding(self) -> bool:
         """A decode frame is under way."""
-        return self._count_in_flight(FrameKind.DECODE) > 0
+        return self._standing().decode is not None
 
     @property
     def is_prefilling(self) -> bool:
         """A chunk is under way."""
-        return self._count_in_flight(FrameKind.PREFILL) > 0
+        return self._standing().chunks > 0
 
     @property
     def rows_decoding(self) -> int:
         """Rows that are ready, or in the decode frame under way."""
-        ready = sum(session.state is SessionState.READY for session in self.running())
-        return ready + sum(
-            len(sent.frame.rows) for sent in self._in_flight.values() if sent.frame.kind is FrameKind.DECODE
-        )
+        standing = self._standing()
+        return len(standing.ready) + (len(standing.decode.frame.rows) if standing.decode else 0)
 
     def ready_since_s(self) -> float | None:
         """Since when a decode frame could go, None while none can."""
-        if self.is_decoding:
-            return None
-        return min((s.ready_s for s in self.running() if s.state is SessionState.READY), default=None)
+        standing = self._standing()
+        return standing.ready_since_s if standing.decode is None else None
 
     def wants_to_decode(self, now: float) -> bool:
         """A row is ready, or a decode frame is under way that has not come to a standstill somewhere."""
-        for sent in self._in_flight.values():
-            if sent.frame.kind is FrameKind.DECODE:
-                return now - sent.sent_s <= max(STALLED_S, STALLED_ROUNDS * self._usual_round_s)
-        return any(session.state is SessionState.READY for session in self.running())
+        standing = self._standing()
+        if standing.decode is not None:
+            return now - standing.decode.sent_s <= max(STALLED_S, STALLED_ROUNDS * self._usual_round_s)
+        return bool(standing.ready)
 
     def next_prompt(self, s_per_token: float = 0.0) -> Session | None:
         """Of the sessions with a prompt still to be sent the one that is due first, if a token of a prompt takes so
         long; None while no chunk may go."""
-        if self._count_in_flight(FrameKind.PREFILL) >= CHUNKS_IN_FLIGHT:
+        standing = self._standing()
+        if standing.chunks >= CHUNKS_IN_FLIGHT or not standing.prompts:
             return None
-        waiting = [session for session in self.running() if session.state is SessionState.PREFILL]
-        return min(waiting, key=lambda session: (session.due_s(s_per_token), session.row), default=None)
+        return min(standing.prompts, key=lambda session: (session.due_s(s_per_token), session.row))
+
+    def _standing(self) -> _Standing:
+        if self._known is None:
+            running = self.running()
+            ready = tuple(session for session in running if session.state is SessionState.READY)
+            under_way = self._in_flight.values()
+            self._known = _Standing(
+                prompts=tuple(session for session in running if session.state is SessionState.PREFILL),
+                ready=ready,
+                ready_since_s=min((session.ready_s for session in ready), default=None),
+                decode=next((sent for sent in under_way if sent.frame.kind is FrameKind.DECODE), None),
+                chunks=sum(sent.frame.kind is FrameKind.PREFILL for sent in under_way),
+            )
+        return self._known
 
     # --- what goes ---
 
     def take_chunk(self, session: Session, now: float, since_s: float, most_tokens: int) -> NextFrame:
         """The next chunk of this prompt, of at most `most_tokens` (≥ 3); it counts as in flight from now on."""
-        assert self._count_in_flight(FrameKind.PREFILL) < CHUNKS_IN_FLIGHT, "no chunk may go"
+        assert self._standing().chunks < CHUNKS_IN_FLIGHT, "no chunk may go"
         ref = RowRef(session.row, session.generation, session.position)
         opening = Opening(session.row, session.generation, session.opened.sampling)
         openings = (opening,) if session.position == 0 else ()
@@ -174,7 +200,7 @@ class TokenLoop:
 
     def take_decode(self, now: float, since_s: float) -> NextFrame:
         """A decode frame of every row that is ready; it counts as in flight from now on."""
-        ready = tuple(session for session in self.running() if session.state is SessionState.READY)
+        ready = self._standing().ready
         assert ready, "no decode frame may go"
         assert not self.is_decoding, "one is under way"
         rows = tuple(RowRef(s.row, s.generation, s.position) for s in ready)
@@ -184,16 +210,15 @@ class TokenLoop:
         )
 
     def _take(self, taken: _InFlight) -> NextFrame:
+        self._known = None
         self._in_flight[self._step] = taken
         self._step += 1
         return taken.frame
 
-    def _count_in_flight(self, kind: FrameKind) -> int:
-        return sum(sent.frame.kind is kind for sent in self._in_flight.values())
-
     def answer(self, step: int, answers: tuple[Answered, ...], now: float) -> list[FromSource]:
         """The answer to a step in flight: events for the coordinator. Raises KeyError for a step not in flight."""
         sent = self._in_flight.pop(step)
+        self._known = None
         self.answered = step
         self._slowest_s_per_token = max(self._slowest_s_per_token, (now - sent.sent_s) / sent.tokens)
         if sent.frame.kind is FrameKind.DECODE:
