@@ -127,7 +127,7 @@ def soak(cluster: LocalCluster, options: argparse.Namespace) -> None:
         "ms_per_token": every["ms_per_token"],
         "end_to_end_ms": every["end_to_end_ms"],
         "token_time": token_time_of(added),
-        "rows of the plan": options.sessions,
+        "sessions that serve was asked to have room for": options.sessions,
         "parts": parts,
         "sessions over, those of the capacity among them": sampler.over,
         "worst growth, MB per 1,000 sessions": max(float(str(row["MB per 1,000"])) for row in rows),
