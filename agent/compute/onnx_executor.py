@@ -21,7 +21,6 @@ from agent.compute.layer_graph import BlockGraph, build_block, build_head
 from agent.compute.mapped_weights import refer_to_files
 from agent.compute.onnx_block import BlockMemory, KvPool, OnnxBlock, OnnxHead, StepBuffers
 from agent.compute.onnx_session import (
-    MAPS_FILES,
     TENSORRT,
     SessionSettings,
     open_session,
@@ -245,7 +244,7 @@ class OnnxExecutor:
 
 
 def _open(graph: BlockGraph, settings: SessionSettings, weights: Weights) -> Any:
-    if not (MAPS_FILES and settings.on_cpu):
+    if not settings.on_cpu:
         return open_session(graph.model, settings, _arrays(graph, weights))
     model, arrays, files_dir = refer_to_files(graph.model, _arrays(graph, weights))
     return open_session(model, settings, [arrays], files_dir=files_dir)

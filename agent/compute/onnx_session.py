@@ -26,9 +26,6 @@ quantize_4bits: Callable[..., None] = onnxruntime_pybind11_state.quantize_matmul
 quantize_8bits: Callable[..., None] = onnxruntime_pybind11_state.quantize_matmul_8bits
 
 RUNTIME_VERSION: str = ort.__version__
-MAPS_FILES = tuple(int(number) for number in RUNTIME_VERSION.split(".")[:2]) >= (1, 23)
-"""Whether a model in memory may name files beside it: older releases look for them in the working directory."""
-
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 Array = NDArray[Any]
@@ -71,7 +68,7 @@ def open_session(
     """A session of `model` with its declared initializers attached.
 
     ONNX Runtime copies `weights`, packed for its kernels: they are freed when this returns. Initializers that name
-    a file are packed from its pages below `files_dir`, where `MAPS_FILES`. With a `profile_prefix` it writes a profile
+    a file are packed from its pages below `files_dir`. With a `profile_prefix` it writes a profile
     until the session's `end_profiling`. Raises ProviderUnavailable when the wanted provider did not come up: ONNX
     Runtime itself would quietly take the CPU.
     """

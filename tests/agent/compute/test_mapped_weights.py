@@ -13,7 +13,7 @@ from agent.compute.layer_graph import build_block
 from agent.compute.layer_store import LayerStore
 from agent.compute.mapped_weights import refer_to_files
 from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
-from agent.compute.onnx_session import MAPS_FILES, SessionSettings
+from agent.compute.onnx_session import SessionSettings
 from agent.compute.part import PartKey, parts_of
 from agent.compute.weights import StoredWeights, Weights
 from planner.types import LayerRange, Quantization
@@ -57,7 +57,6 @@ def test_layers_from_files_compute_the_same_bits(tmp_path: Path, quantization: Q
         assert outputs(stored(link, quantization), quantization) == expected
 
 
-@pytest.mark.skipif(not MAPS_FILES, reason="this ONNX Runtime does not map files beside a model in memory")
 def test_large_matrices_are_named_by_place_and_the_rest_handed_over(tmp_path: Path) -> None:
     weights = stored(tmp_path, "int4")
     graph = build_block(LARGE, ALL, GraphOptions("int4", 32, "fp16", 17))
