@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 CACHE_LIMIT_BYTES = 100 << 30
 """Of the coordinator's own parts: what an agent takes unless its owner says otherwise."""
+PAUSE_S = 0.5
+"""After an error of our own, so that one that stays does not keep a processor busy."""
 _ANY_HOSTS = frozenset({"*", "0.0.0.0", "::"})
 
 
@@ -106,7 +108,7 @@ class BulkServer:
         self._plane = plane
         self._parts = parts
         self._server = PartServer(plane, parts, bytes_per_s)
-        self._stopping = False
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bulk", daemon=True)
         self._thread.start()
 
@@ -142,18 +144,19 @@ class BulkServer:
 
     def close(self) -> None:
         """Stop serving; returns when thread and child have ended."""
-        self._stopping = True
+        self._stopped.set()
         self._thread.join()
         self._parts.close()
 
     def _run(self) -> None:
         with contextlib.closing(self._plane):
-            while not self._stopping:
+            while not self._stopped.is_set():
                 try:
                     self._server.turn()
                     self._parts.close_idle()
                 except Exception:  # whatever a request brings about, the next one is answered
                     logger.exception("bulk_request_failed")
+                    self._stopped.wait(PAUSE_S)
 
 
 def _beside(control: str) -> str:

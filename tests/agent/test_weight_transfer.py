@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from agent.compute.layer_store import LayerStore
+from agent.config import AgentConfig
 from agent.errors import BadCheckpoint, WeightsUnavailable
+from agent.loader import _sources
 from agent.weight_fetch import COORDINATOR
 from agent.weight_transfer import Transfer, source_endpoint
 from agent.wire.addresses import BulkSource
 from agent.wire.bulk import Fetch, Reply, ReplyKind
 from agent.wire.bulk_turns import BURST_S
+from agent.wire.messages import Load
 from agent.wire.security import generate_keys
 from tests.fakes.weight_sources import GIB, KEY, PARTS, WeightSource, check_arrays, filled_store
 
@@ -286,3 +289,16 @@ def test_without_a_coordinator_among_the_sources_nothing_is_believed(full: Layer
 def test_the_coordinators_host_is_the_one_this_device_knows(endpoint: str, expected: str) -> None:
     assert source_endpoint(BulkSource("", endpoint, ""), "tcp://10.0.0.1:5570") == expected
     assert source_endpoint(BulkSource("", "tcp://*:1", ""), "tcp://[fe80::1]:5570") == "tcp://[fe80::1]:1"
+
+
+def test_a_device_takes_only_its_own_coordinator_for_the_coordinator(tmp_path: Path) -> None:
+    """Whatever key a load names: manifests come from whoever has the key in this device's configuration."""
+    real, other = generate_keys().public, generate_keys().public
+    config = AgentConfig(name="d1", coordinator="tcp://10.0.0.1:5570", coordinator_key=real)
+    sources = (
+        BulkSource("", "tcp://*:5580", other),
+        BulkSource("d1", "tcp://10.0.0.3:1", other),
+        BulkSource("d2", "tcp://10.0.0.2:1", other),
+    )
+    request = Load("m", KEY.digest, ((0, 1),), "int4", 32, "fp16", 1, 64, sources)
+    assert _sources(request, config) == [BulkSource("", "tcp://10.0.0.1:5580", real), sources[2]]
