@@ -39,8 +39,6 @@ SESSIONS = 8
 PROMPT_TOKENS = 8
 """One chunk: a session decodes while others are still prefilled, and all of them are to decode together for long."""
 LONG_PROMPT_TOKENS = 1500
-CUT = 12
-"""Of 22 layers: the head, which the second agent has, takes about as long as a layer and a half."""
 
 
 def main() -> None:
@@ -48,6 +46,7 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=("rate", "prompt", "tokens"))
     parser.add_argument("--models", type=Path, default=Path(tempfile.gettempdir()) / "edgectl-bench-models")
     parser.add_argument("--quantize", nargs="+", default=["int4"])
+    parser.add_argument("--layers", type=int, default=22, help="fewer than 22 load faster and cost more per layer")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=8, help="at most, of `rate`")
     parser.add_argument("--seconds", type=float, default=120.0, help="after which no round begins any more")
@@ -70,6 +69,11 @@ def main() -> None:
             if "prompt" in options.what:
                 rows.append(asyncio.run(send_long_prompt(options, quantization, shape)))
     report(rows, options)
+
+
+def model_of(options: argparse.Namespace) -> Path:
+    """TinyLlama's shape. Its head takes about as long as a layer and a half: the first agent has a layer more."""
+    return random_model.write(options.models, layers=options.layers if options.layers < 22 else None)
 
 
 def sessions(count: int, tokens: int, micro_batches: int, *, prefix: str) -> list[OpenSession]:
@@ -107,7 +111,7 @@ async def agents_on(
 
 
 async def compare_rates(options: argparse.Namespace, quantization: str, shape: tuple[int, int]) -> dict[str, object]:
-    model = random_model.write(options.models)
+    model = model_of(options)
     alone = subprocess.Popen(
         [sys.executable, *sys.argv, "--one-process", quantization, *map(str, shape)],
         stdin=subprocess.PIPE,
@@ -119,7 +123,9 @@ async def compare_rates(options: argparse.Namespace, quantization: str, shape: t
     alone.stdout.readline()
     one: list[float] = []
     two: list[float] = []
-    async with agents_on(model, quantization, shape, layers=22, cut=CUT, context=512) as agents:
+    async with agents_on(
+        model, quantization, shape, layers=options.layers, cut=options.layers // 2 + 1, context=512
+    ) as agents:
         began_s = time.monotonic()
         for number in range(options.rounds + 1):
             if one and time.monotonic() - began_s > options.seconds:
@@ -143,6 +149,7 @@ async def compare_rates(options: argparse.Namespace, quantization: str, shape: t
         "quantization": quantization,
         "micro_batches": shape[0],
         "rows": shape[1],
+        "layers": options.layers,
         "one_process_tokens_per_s": statistics.median(one),
         "two_agents_tokens_per_s": statistics.median(two),
         "ratio": statistics.median(two) / statistics.median(one),
@@ -159,8 +166,8 @@ def rate_of(heard: Heard, opened: Sequence[OpenSession]) -> float:
 def one_process(options: argparse.Namespace) -> None:
     """A line in, the rate of as many sessions in this process out."""
     quantization, count, rows = options.one_process
-    model = random_model.write(options.models)
-    load = load_request(model, quantization, slots=int(count) * int(rows), context=512, num_layers=22)
+    model = model_of(options)
+    load = load_request(model, quantization, slots=int(count) * int(rows), context=512, num_layers=options.layers)
     process = OneProcess(load, model, len(os.sched_getaffinity(0)))
     process.open_micro_batches(int(count), int(rows))
     print("ready", flush=True)
@@ -175,10 +182,12 @@ def one_process(options: argparse.Namespace) -> None:
 
 async def send_long_prompt(options: argparse.Namespace, quantization: str, shape: tuple[int, int]) -> dict[str, object]:
     """Seven sessions decode, the eighth sends its prompt when each of them has `tokens` tokens."""
-    model = random_model.write(options.models)
+    model = model_of(options)
     prompt = tuple(random.Random(0).choices(range(3, 8000), k=LONG_PROMPT_TOKENS))
     long = OpenSession("alone", 0, prompt, 1, Sampling(temperature=0.0))
-    async with agents_on(model, quantization, shape, layers=22, cut=CUT, context=2048) as agents:
+    async with agents_on(
+        model, quantization, shape, layers=options.layers, cut=options.layers // 2 + 1, context=2048
+    ) as agents:
         warm = sessions(SESSIONS, 3, shape[0], prefix="warm")
         for each in warm:
             await agents.open_session(each)
@@ -205,6 +214,7 @@ async def send_long_prompt(options: argparse.Namespace, quantization: str, shape
         "quantization": quantization,
         "micro_batches": shape[0],
         "rows": shape[1],
+        "layers": options.layers,
         "others_p99_ms_without": p99(without),
         "others_p99_ms_beside": p99(during),
         "ratio": p99(during) / p99(without),
@@ -277,7 +287,7 @@ def renamed(opened: OpenSession, prefix: str, micro_batch: int) -> OpenSession:
 
 def report(rows: list[dict[str, object]], options: argparse.Namespace) -> None:
     """Rows of what was not measured now stay in the file."""
-    key = ("what", "quantization", "micro_batches", "rows")
+    key = ("what", "quantization", "micro_batches", "rows", "layers")
     if options.out is not None and options.out.exists():
         measured = {tuple(row.get(name) for name in key) for row in rows}
         old = json.loads(options.out.read_text(encoding="utf-8"))["rows"]
