@@ -121,6 +121,15 @@ def test_a_long_prompt_slows_the_others_by_a_round_at_most(count: int, rows: int
     assert first_s <= (3.0 if devices < 4 and count < 4 else 4.0) * alone_s
 
 
+def test_where_stages_idle_in_turns_prefill_takes_what_nobody_needs() -> None:
+    """One micro-batch on four stages: in a chunk's time each of them would wait anyway."""
+    without, _ = times_beside(4, 1, 8, others=7, prompt=8)
+    beside, first_s = times_beside(4, 1, 8, others=7, prompt=1500)
+    _, alone_s = times_beside(4, 1, 8, others=0, prompt=1500)
+    assert beside <= 1.5 * without
+    assert first_s <= 2.2 * alone_s
+
+
 def times_beside(devices: int, count: int, rows: int, others: int, prompt: int) -> tuple[float, float]:
     """99th percentile of the time per token of the others while a prompt runs, and its time to the first token."""
     ring = TimedRing(devices, even_pace(row_s=0.01, token_s=0.004, call_s=0.01), 0.0005, context=4000)
