@@ -63,7 +63,7 @@ class Measured:
     """Decode alone."""
     time_to_first_token_ms: float
     tokens_per_s: float
-    """Decode alone, one session: agents run one micro-batch at a time today."""
+    """Decode alone, of one session: what many reach together is what `edgectl bench serve` measures."""
     stages: tuple[MeasuredStage, ...]
     generations_ms: tuple[float, ...]
     """Milliseconds per token of each generation, for their spread."""
