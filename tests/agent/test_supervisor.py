@@ -114,6 +114,7 @@ def test_a_killed_worker_is_replaced_and_the_coordinator_told(tmp_path: Path) ->
             worker = one.worker()
             os.kill(worker, signal.SIGKILL)
             restarted = await coordinator.next(WorkerRestarted)
+            coordinator.forget(Heartbeat)
             assert restarted.cause == "d1: worker was killed by SIGKILL"
             assert restarted.data_endpoint.startswith("tcp://127.0.0.1:")
             assert restarted.worker != before.worker

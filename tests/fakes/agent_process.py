@@ -189,6 +189,10 @@ class Coordinator:
             unread = [message for _, message in self._unread if not isinstance(message, (Heartbeat, LoadProgress))]
             raise AssertionError(f"no {kind.__name__} from {device or 'anyone'}; unread are {unread}") from None
 
+    def forget(self, kind: type[Message]) -> None:
+        """What came of this kind and was not read yet is about the past."""
+        self._unread = [(sender, message) for sender, message in self._unread if not isinstance(message, kind)]
+
     async def _receive(self) -> None:
         origin, device, data = await self._server.receive()
         message: Any = messages.decode(data, Union[FromAgent, FromSource])
