@@ -58,8 +58,12 @@ class LayerStore:
                 file.verify()
                 _mark(path)
         except BadCheckpoint as problem:
-            logger.warning("part_damaged", extra={"file": str(path), "problem": str(problem)})
-            _remove(path)
+            is_damaged = not isinstance(problem.__cause__, OSError)  # else it may be read another time
+            logger.warning(
+                "part_damaged" if is_damaged else "part_unreadable", extra={"file": str(path), "problem": str(problem)}
+            )
+            if is_damaged:
+                _remove(path)
             return None
         with suppress(OSError):
             os.utime(_beside(path, _MARK))

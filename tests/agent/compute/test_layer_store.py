@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,20 @@ def test_a_file_of_another_size_is_deleted_without_reading_it(store: LayerStore,
     rewrite(path, changed[change])
     assert store.find(KEY, "layer-000") is None
     assert names(store) == set()
+
+
+def test_a_file_that_cannot_be_opened_now_is_left_alone(store: LayerStore) -> None:
+    write(store)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    for allowed in (free, free + 1):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, limits[1]))
+        try:
+            assert store.find(KEY, "layer-000") is None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert holds_what_was_written(store.find(KEY, "layer-000"))
 
 
 def test_swapped_files_are_found_out(store: LayerStore) -> None:
