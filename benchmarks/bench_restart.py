@@ -4,7 +4,7 @@ A Llama of 22 layers of 2048/5632 (TinyLlama's shape) in int4, all of it on one 
 a new process that has imported everything: it puts the parts out of the page cache, reads them in order, puts them out
 again and loads them. The target is a ratio of the two within a round, so what slows the machine slows both.
 
-    python benchmarks/bench_restart.py --out benchmarks/results/restart.json
+    chrt -r 5 python benchmarks/bench_restart.py --out benchmarks/results/restart.json
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--cache", type=Path, help="keep the parts here, on the disk to be measured")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--checkpoint-rounds", type=int, default=1, help="loads without a cache; each quantizes it all")
     parser.add_argument("--round", choices=("cold", "warm", "checkpoint"), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -135,7 +136,8 @@ def main() -> None:
     for _ in range(options.rounds):
         for kind, rounds in found.items():
             rounds.append(measure(model, cache, kind))
-    found["no cache"] = [measure(model, cache, "checkpoint")]
+    if options.checkpoint_rounds:
+        found["no cache"] = [measure(model, cache, "checkpoint") for _ in range(options.checkpoint_rounds)]
     size_bytes = sum(path.stat().st_size for path in parts(cache))
     rows = [summary(kind, size_bytes, rounds) for kind, rounds in found.items()]
     facts = {
