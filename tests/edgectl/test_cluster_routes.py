@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from agent.wire.addresses import BulkSource, LinkShape
-from agent.wire.messages import DEVICE_SILENCE_S, Failed, Heartbeat, Load, TokenEvent, Welcome, WorkerRestarted
+from agent.wire.messages import (
+    DEVICE_SILENCE_S,
+    Failed,
+    Heartbeat,
+    Load,
+    SessionFailed,
+    TokenEvent,
+    Welcome,
+    WorkerRestarted,
+)
 from edgectl.cluster_settings import ClusterSettings, Loss
 from edgectl.engine import Claim, EngineError
 from edgectl.routes import GIVEN_UP_S, MAX_REOPENINGS, BatchState
@@ -222,3 +231,13 @@ def test_who_waits_when_the_last_micro_batch_is_given_up_is_told() -> None:
         assert isinstance(error, EngineError)
         assert error.code == "answer_timeout"
     assert scene.cluster.sessions.queued == 0
+
+
+def test_a_session_that_its_source_forgot_half_way_fails() -> None:
+    scene = Scene().ready()
+    session = scene.open()
+    scene.settle()
+    scene.token()
+    scene.say("a", SessionFailed(session, "unknown_session", "a has no session"), worker=True)
+    assert isinstance(scene.read[session][-1], EngineError)
+    assert scene.cluster.sessions.running == 0
