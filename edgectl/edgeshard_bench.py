@@ -28,7 +28,9 @@ from planner.types import Allotment, Plan, StageCost
 LEAST_TOKENS = 6
 """Of a session, however slow: fewer intervals say little."""
 SKIPPED_TOKENS = 2
-"""Of a session in a full pipeline, beside those: connections are made and micro-batches fall into step."""
+"""Of a session in a full pipeline: connections are made and micro-batches fall into step."""
+UNEVEN_TOKENS = 4
+"""By as many tokens the first and the last of the sessions in a full pipeline may be apart, beside those skipped."""
 PROMPT = (1,)
 """One token, as the calibrated testbed has it."""
 
@@ -138,7 +140,7 @@ def tokens_for(row: Reproduced, seconds: float, context: int) -> int:
         wanted = seconds * 1e3 / row.ours
     else:
         wanted = SKIPPED_TOKENS + seconds * row.ours / (row.cell.micro_batches * row.cell.rows)
-    least = LEAST_TOKENS + SKIPPED_TOKENS * (row.cell.quantity == "tokens_per_s")
+    least = LEAST_TOKENS + UNEVEN_TOKENS * (row.cell.quantity == "tokens_per_s")
     return min(max(least, math.ceil(wanted)), context - len(PROMPT) - 1)
 
 
@@ -175,7 +177,8 @@ async def _measure(cluster: EmulatedCluster, row: Reproduced, seconds: float, se
     times = model.times(route, route.rows)
     async with cluster.serving(plan, model.profile) as coordinator:
         if row.cell.quantity == "tokens_per_s":
-            rate = await _tokens_per_s(coordinator, route.micro_batches * route.rows, tokens)
+            longer = min(2 * tokens, plan.context - len(PROMPT) - 1)
+            rate = await _tokens_per_s(coordinator, route.micro_batches * route.rows, tokens, longer)
             return MeasuredRow(row, plan, times, rate, tokens)
         await asyncio.sleep(settle_s)
         before = coordinator.telemetry()
@@ -185,7 +188,8 @@ async def _measure(cluster: EmulatedCluster, row: Reproduced, seconds: float, se
         return MeasuredRow(row, plan, times, ms_per_token(arrived_s), tokens, stages)
 
 
-async def _tokens_per_s(coordinator: Coordinator, sessions: int, tokens: int) -> float:
+async def _tokens_per_s(coordinator: Coordinator, sessions: int, tokens: int, longer: int) -> float:
+    """Once more with `longer` sessions when they hardly overlapped: their prompts go one after the other."""
     arrived_s = await asyncio.gather(*(arrivals_s(coordinator, PROMPT, tokens) for _ in range(sessions)))
     try:
         return steady_tokens_per_s(arrived_s, SKIPPED_TOKENS)

@@ -64,7 +64,7 @@ def test_a_row_without_a_plan_is_none() -> None:
 def test_rows_run_on_agents_that_stay_up(tmp_path: Path) -> None:
     said: list[str] = []
     rows = runnable(TABLE, ("7b edge-solo ms_per_token", "7b edgeshard ms_per_token"))
-    measured = run_edgeshard(tmp_path, rows, 0.1, said.append, settle_s=1.1)
+    measured = run_edgeshard(tmp_path, rows, 0.1, said.append)
     assert [row.name for row in measured] == [row_name(row) for row in rows]
     # Slower by whatever this machine adds, never faster; agents count what they computed.
     for row in measured:
