@@ -32,6 +32,7 @@ RUN_ELSEWHERE = {
     "edge-agent run": "edgectl/local_cluster.py",
     "edgectl serve": "edgectl/local_cluster.py",
     "edgectl profile": "tests/cluster/test_profile_plan_serve.py",
+    "edgectl bench": "tests/cluster/test_readme_bench.py",
     "edgectl status": "examples/demo.py",
     "edgectl generate": "examples/demo.py",
     "curl -N": "examples/demo.py",
@@ -64,8 +65,8 @@ def help_of(words: list[str]) -> str:
         if not re.fullmatch(r"[a-z]+", word):
             break
         subcommand.append(word)
-    # `device add` has two words; a plain argument after a subcommand would be taken for a third.
-    subcommand = subcommand[:2] if subcommand[:1] == ["device"] else subcommand[:1]
+    # `device add` and `bench serve` have two words; a plain argument after a subcommand would be taken for a third.
+    subcommand = subcommand[:2] if subcommand[:1] in (["device"], ["bench"]) else subcommand[:1]
     env = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
     command = [str(BIN / words[0]), *subcommand, "--help"]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
