@@ -54,7 +54,7 @@ STREAMED_BYTES = 64 << 20
 """Several times the last-level cache of most devices; read in a few milliseconds."""
 PROGRESS_S = 0.5
 LONGEST_FRAME_S = 2.0
-"""A frame expected to take longer is not sent: three seconds without a heartbeat end a connection."""
+"""A frame expected to take longer is not sent: heartbeats wait behind it, and DEVICE_SUSPECT_S is not much longer."""
 SILENCE_S = 10.0
 """An answer that has not come after this long will not come."""
 FASTEST = 1e11

@@ -6,7 +6,8 @@ Rules
 2. A supervisor's first message is Hello, a worker's is WorkerHello, again after every reconnect. What comes on another
    connection is not used; where a second agent has a device's key, the one that came first is told so.
 3. A session lives on one route. When a device of that route is lost or restarts, it fails with an error that names
-   the device; sessions of routes that avoid it go on.
+   the device; sessions of routes that avoid it go on. One that is only suspected, silent for a while, costs none: those
+   on it go on, and others do not begin on its routes.
 4. No sockets, no clock: `now` is seconds of a monotonic clock, everything to be done is returned as effects.
 """
 
@@ -46,7 +47,7 @@ from agent.wire.messages import (
 from edgectl.admission import displaced, refusal
 from edgectl.cluster_settings import ClusterSettings
 from edgectl.deploy import Deployment, Order, Phase, naming
-from edgectl.devices import DeviceEvent, DeviceState, DeviceTable
+from edgectl.devices import DeviceEvent, DeviceRecord, DeviceState, DeviceTable
 from edgectl.effects import Effect, Loading, Notice, Ready, Send, SendSource
 from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
 from edgectl.epochs import Epochs
@@ -88,12 +89,16 @@ class Cluster:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a session opened now would start."""
+        """Whether sessions may be opened: there are micro-batches that serve them now, or once a device is heard."""
         return bool(self._seats())
 
     def _seats(self) -> list[Seat]:
         """Open micro-batches whose source can be told of sessions: its worker may connect later than its supervisor."""
         return [seat for seat in self.deployment.seats() if self.devices[seat.source].worker_origin is not None]
+
+    def _heard_seats(self) -> list[Seat]:
+        """Those on whose routes a session may begin: no device is suspected."""
+        return [seat for seat in self._seats() if not self.deployment.suspects(seat.route)]
 
     def on_message(self, origin: bytes, device: str, message: Inbound, now: float) -> list[Effect]:
         """One decoded message of the connection `origin`, whose key belongs to `device`."""
@@ -116,6 +121,9 @@ class Cluster:
             effects.append(Notice("warning", f"{record.name} is lost: no heartbeat for {now - record.heard:.1f} s"))
             if self.deployment.uses(record.name):
                 effects += self._lose(record.name, "device_lost", f"device {record.name} is lost", now)
+        for record in self.devices.suspected(now):
+            silent = f"{record.name} is suspected: no heartbeat for {now - record.heard:.1f} s"
+            effects.append(Notice("warning", f"{silent}; sessions on it go on, others wait or take another route"))
         effects += self.sessions.on_tick(now)
         if now - self._alive_sent >= ALIVE_INTERVAL_S:
             self._alive_sent = now
@@ -133,7 +141,7 @@ class Cluster:
             # A row has so many positions, reserved before it starts: none is lost half-way for lack of them.
             detail = f"{len(opening.prompt)} tokens and {opening.max_tokens} more, the context is {plan.context}"
             raise EngineError("context_length_exceeded", detail)
-        self.sessions.open(opening, claim, now, self._seats())
+        self.sessions.open(opening, claim, now, self._heard_seats())
         return self._resolve(self._proceed(now))
 
     def cancel(self, session: str, now: float) -> list[Effect]:
@@ -151,8 +159,11 @@ class Cluster:
         deployment = self.deployment
         missing = deployment.missing()
         expected = len(deployment.order.devices)
+        suspects = [record.name for record in self.devices if record.is_suspected and deployment.uses(record.name)]
+        is_ready = bool(self._heard_seats())
         if self.is_ready:
-            detail = "ready"
+            detail = "ready" if is_ready else "sessions wait"
+            detail += f"; {', '.join(suspects)} was not heard for a while" if suspects else ""
         elif deployment.phase is Phase.REFUSED:
             detail = deployment.detail
         elif deployment.phase is Phase.WAITING or deployment.is_down():
@@ -161,12 +172,15 @@ class Cluster:
             detail = f"waiting for {waited}" if missing else "planning"
         else:
             detail = "the devices load their layers" if deployment.phase is Phase.LOADING else "opening the route"
-        return Health(self.is_ready, expected - len(missing), expected, detail)
+        return Health(is_ready, expected - len(missing), expected, detail)
 
     def load(self) -> ServerLoad:
         """How full the cluster is."""
-        rows = sum(seat.rows for seat in self._seats())
         waiting, used = self.sessions.queued, self.sessions.running
+        # A row that is free on the route of a suspected device is none; a session that runs there does.
+        heard = self._heard_seats()
+        in_use = self.sessions.in_use()
+        rows = used + sum(seat.rows - in_use[seat.micro_batch] for seat in heard)
         is_free = rows > used and not waiting
         wait_s = 0.0 if is_free else self.sessions.traffic.wait_s(waiting + 1, rows)
         return ServerLoad(rows, used, self.sessions.queued_by_key(), wait_s)
@@ -221,16 +235,16 @@ class Cluster:
             effects += self._break(device, micro_batch, event.code, event.detail, now)
         return effects
 
-    def _on_device_message(
-        self,
-        device: str,
-        message: DeviceMessage,
-        now: float,
-    ) -> list[Effect]:
+    def _on_device_message(self, device: str, message: DeviceMessage, now: float) -> list[Effect]:
         record = self.devices[device]
-        record.heard = now
+        was_suspected = record.hear(now)
         if record.apply(DeviceEvent.HEARD):
             return [Notice("info", f"{device} is back"), *self.deployment.on_arrival(device, now)]
+        heard = [Notice("info", f"{device} is heard again")] if was_suspected else []
+        return [*heard, *self._on_news(record, message, now)]
+
+    def _on_news(self, record: DeviceRecord, message: DeviceMessage, now: float) -> list[Effect]:
+        device = record.name
         if isinstance(message, Heartbeat):
             record.heartbeat = message
             return []
@@ -302,7 +316,7 @@ class Cluster:
             self.sessions.traffic.begin(self._observed)
         if self.deployment.phase is Phase.REFUSED:
             effects += self.sessions.fail_queued(self.deployment.code, self.deployment.detail)
-        return [*effects, *self.sessions.start(self._seats(), now)]
+        return [*effects, *self.sessions.start(self._heard_seats(), now)]
 
     def _resolve(self, effects: Sequence[Effect]) -> list[Effect]:
         """Addresses messages about sessions to their source's worker; without one they have nowhere to go."""

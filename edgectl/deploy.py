@@ -104,8 +104,9 @@ class Deployment:
         """Whether the device has a stage of the current plan."""
         return any(device in route.devices for route in self.routes)
 
-    def is_source(self, device: str) -> bool:
-        return any(device == route.source for route in self.routes)
+    def suspects(self, route: int) -> bool:
+        """Whether a device of the route with this index is suspected."""
+        return any(self._table[name].is_suspected for name in self.routes[route].devices)
 
     def numbers_through(self, device: str) -> set[int]:
         """Micro-batches that are open, or opening, on routes through a device."""

@@ -16,7 +16,7 @@ from enum import Enum
 import msgspec
 
 from agent.wire.addresses import PeerKey
-from agent.wire.messages import DEVICE_SILENCE_S, Heartbeat, Hello, Load, WorkerRestarted
+from agent.wire.messages import DEVICE_LOST_S, DEVICE_SUSPECT_S, Heartbeat, Hello, Load, WorkerRestarted
 
 
 class DeviceState(str, Enum):
@@ -83,6 +83,8 @@ class DeviceRecord:
     data_endpoint: str = ""
     heartbeat: Heartbeat | None = None
     heard: float = 0.0
+    is_suspected: bool = False
+    """Silent for long enough that no session should depend on it, not for so long that it is lost."""
     load: Load | None = None
     """What it was last asked to hold; None once it holds nothing."""
     loaded_bytes: int = 0
@@ -92,6 +94,12 @@ class DeviceRecord:
     @property
     def is_present(self) -> bool:
         return self.state in PRESENT
+
+    def hear(self, now: float) -> bool:
+        """It has said something; whether it was suspected."""
+        was_suspected, self.is_suspected = self.is_suspected, False
+        self.heard = now
+        return was_suspected
 
     def is_same_worker(self, worker: str) -> bool:
         """Whether a Hello names the worker process this record is about."""
@@ -138,20 +146,32 @@ class DeviceTable:
         """A supervisor has connected or started again: it holds nothing yet."""
         record = self._records[name]
         record.apply(DeviceEvent.HELLO)
-        record.origin, record.hello, record.heard = origin, hello, now
+        record.hear(now)
+        record.origin, record.hello = origin, hello
         record.data_endpoint = hello.data_endpoint
         record.heartbeat, record.load, record.loaded_bytes, record.problem = None, None, 0, ""
 
     def reconnected(self, origin: bytes, hello: Hello, name: str, now: float) -> None:
         """The same worker over a new connection: whatever it holds it still holds."""
         record = self._records[name]
-        record.origin, record.hello, record.heard = origin, hello, now
+        record.hear(now)
+        record.origin, record.hello = origin, hello
         record.data_endpoint = hello.data_endpoint
+
+    def suspected(self, now: float) -> list[DeviceRecord]:
+        """Devices that count as suspected from now on."""
+        quiet = [record for record in self._silent_for(DEVICE_SUSPECT_S, now) if not record.is_suspected]
+        for record in quiet:
+            record.is_suspected = True
+        return quiet
 
     def silent(self, now: float) -> list[DeviceRecord]:
         """Devices that count as lost from now on."""
-        quiet = [record for record in self if record.is_present and now - record.heard > DEVICE_SILENCE_S]
+        quiet = self._silent_for(DEVICE_LOST_S, now)
         for record in quiet:
             record.apply(DeviceEvent.SILENT)
-            record.heartbeat = None
+            record.heartbeat, record.is_suspected = None, False
         return quiet
+
+    def _silent_for(self, seconds: float, now: float) -> list[DeviceRecord]:
+        return [record for record in self if record.is_present and now - record.heard > seconds]

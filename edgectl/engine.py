@@ -60,7 +60,7 @@ class Health:
     devices_connected: int
     devices_expected: int
     detail: str
-    """One sentence for a person: what is missing, or "ready"."""
+    """One sentence for a person: "ready" or what is missing, and which devices are not heard."""
 
 
 @dataclass(frozen=True, slots=True)

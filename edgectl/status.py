@@ -147,7 +147,7 @@ def _device(record: DeviceRecord, plan: Plan | None, now: float) -> dict[str, ob
     resident = record.load.resident if record.load is not None else ()
     return {
         "name": record.name,
-        "state": record.state.value,
+        "state": "suspected" if record.is_suspected else record.state.value,
         "provider": hello.provider if hello is not None else None,
         "agent_version": hello.agent_version if hello is not None else None,
         "layers": [[start, stop] for start, stop in resident],

@@ -341,8 +341,12 @@ ToAgent = Union[Welcome, Rejected, Load, Unload, OpenMicroBatch, CloseMicroBatch
 ToSource = Union[CoordinatorAlive, OpenSession, CancelSession, ResumeEvents, Rejected]
 
 HEARTBEAT_INTERVAL_S = 1.0
-DEVICE_SILENCE_S = 3.5
-"""Without a heartbeat for this long a device counts as lost: three intervals and a half."""
+DEVICE_SUSPECT_S = 3.5
+"""Without a heartbeat for this long, three intervals and a half, a device gets no new session."""
+DEVICE_LOST_S = 7.5
+"""Without one for this long it counts as lost and its sessions fail. A link that stalls for 5 s costs none: its next
+heartbeat may be 5 s late, another connection takes a second, and one interval and a half are left for a busy machine.
+A worker process that dies is noticed at once: its supervisor says so."""
 COORDINATOR_SILENCE_S = 30.0
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent.wire.messages import (
-    DEVICE_SILENCE_S,
+    DEVICE_LOST_S,
+    DEVICE_SUSPECT_S,
     PROTOCOL_VERSION,
     CancelSession,
     CloseMicroBatch,
@@ -173,7 +174,7 @@ def test_a_silent_device_fails_the_sessions_that_name_it_and_comes_back() -> Non
     scene = Scene().ready()
     running, waiting = scene.open(), scene.open()
     scene.settle()
-    scene.now = DEVICE_SILENCE_S - 0.5
+    scene.now = DEVICE_LOST_S - 0.5
     for name in "ac":
         scene.say(name, Heartbeat(1))
     scene.tick(1.0)
@@ -186,6 +187,47 @@ def test_a_silent_device_fails_the_sessions_that_name_it_and_comes_back() -> Non
     scene.say("b", Heartbeat(2))
     scene.settle()
     assert scene.cluster.is_ready
+
+
+def silent_for(scene: Scene, seconds: float, silent: str) -> None:
+    """All other devices are heard every second meanwhile."""
+    until = scene.now + seconds
+    while scene.now < until:
+        scene.tick(min(1.0, until - scene.now))
+        for name in set(NAMES) - set(silent):
+            scene.say(name, Heartbeat(1))
+
+
+def test_a_suspected_device_costs_no_session_and_those_that_wait_go_on_when_it_is_heard() -> None:
+    scene = Scene().ready()
+    running = scene.open(max_tokens=1)
+    scene.settle()
+    silent_for(scene, DEVICE_SUSPECT_S + 0.5, "b")
+    health = scene.cluster.health()
+    assert (health.ready, health.devices_connected) == (False, 3)
+    assert health.detail == "sessions wait; b was not heard for a while"
+    scene.token(running)
+    assert isinstance(scene.read[running][-1], SessionEnded)
+    waiting = scene.open()
+    scene.settle()
+    assert scene.agents["a"].running == {}
+    assert (scene.cluster.load().rows, scene.cluster.sessions.queued) == (0, 1)
+    scene.say("b", Heartbeat(2))
+    scene.settle()
+    assert list(scene.agents["a"].running) == [waiting]
+    assert scene.cluster.health().ready
+    warned = [notice.detail for notice in scene.notices if "b is" in notice.detail]
+    assert [detail.split(":")[0] for detail in warned] == ["b is suspected", "b is heard again"]
+
+
+def test_who_waits_for_a_suspected_device_is_told_when_it_is_lost() -> None:
+    scene = Scene().ready()
+    silent_for(scene, DEVICE_SUSPECT_S + 0.5, "b")
+    waiting = scene.open()
+    silent_for(scene, DEVICE_LOST_S - DEVICE_SUSPECT_S, "b")
+    (error,) = scene.read[waiting]
+    assert isinstance(error, EngineError)
+    assert error.code == "device_lost"
 
 
 def test_a_restarted_worker_is_loaded_again_at_its_new_endpoint() -> None:

@@ -122,7 +122,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def network_delivers(self) -> None:
         self.scene.settle()
 
-    @rule(names=st.sets(st.sampled_from(NAMES)), seconds=st.sampled_from([0.3, 1.1, 2.0, 31.0]))
+    @rule(names=st.sets(st.sampled_from(NAMES)), seconds=st.sampled_from([0.3, 1.1, 2.0, 4.0, 31.0]))
     def time_passes(self, names: set[str], seconds: float) -> None:
         for name in sorted(names):
             self.scene.say(name, Heartbeat(1))

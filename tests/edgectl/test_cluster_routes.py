@@ -6,7 +6,8 @@ import pytest
 
 from agent.wire.addresses import BulkSource, LinkShape
 from agent.wire.messages import (
-    DEVICE_SILENCE_S,
+    DEVICE_LOST_S,
+    DEVICE_SUSPECT_S,
     Failed,
     Heartbeat,
     Load,
@@ -56,7 +57,7 @@ def test_a_lost_device_costs_the_sessions_of_its_routes_only() -> None:
     sessions = [scene.open() for _ in range(6)]
     scene.settle()
     by_c = [name for name in scene.agents["a"].running if scene.route_of(name) == ("a", "c")]
-    scene.now = DEVICE_SILENCE_S - 0.5
+    scene.now = DEVICE_LOST_S - 0.5
     for name in "ab":
         scene.say(name, Heartbeat(1))
     scene.tick(1.0)
@@ -71,6 +72,23 @@ def test_a_lost_device_costs_the_sessions_of_its_routes_only() -> None:
     scene.connect("c")
     scene.settle()
     assert scene.route_of(sessions[5]) == ("a", "c")
+
+
+def test_no_session_begins_on_the_route_of_a_suspected_device_while_another_is_there() -> None:
+    scene = Scene(two_routes).ready()
+    for _ in range(4):
+        for name in "ac":
+            scene.say(name, Heartbeat(1))
+        scene.tick(DEVICE_SUSPECT_S / 3)
+    assert scene.cluster.health().ready
+    sessions = [scene.open() for _ in range(3)]
+    scene.settle()
+    assert list(scene.agents["a"].running) == sessions[:1]
+    assert scene.route_of(sessions[0]) == ("a", "c")
+    assert (scene.cluster.load().rows, scene.cluster.load().rows_in_use, scene.cluster.sessions.queued) == (1, 1, 2)
+    scene.say("b", Heartbeat(1))
+    scene.settle()
+    assert {scene.route_of(session) for session in sessions[1:]} == {("a", "b")}
 
 
 def test_a_lost_source_takes_its_routes_and_no_other() -> None:

@@ -184,7 +184,7 @@ Event = Callable[[Bench], object]
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
-        (lambda bench: bench.tick(4, "b", "c"), "a is lost: no heartbeat"),
+        (lambda bench: bench.tick(8, "b", "c"), "a is lost: no heartbeat"),
         (lambda bench: bench.connect("a", life=1), "a started again"),
         (lambda bench: bench.say("a", WorkerRestarted("a: killed by SIGKILL", "tcp://a:2", "w")), "killed by SIGKILL"),
         (lambda bench: bench.tick(PATIENCE_S + 2, "a", "b", "c"), "a said nothing for 60 s"),
