@@ -21,6 +21,9 @@ from agent.wire.hop import Answers, Incoming, Outgoing
 from agent.wire.messages import Opening, OpenMicroBatch
 from planner.types import LayerRange
 
+MOST_TOKEN_IDS = 1 << 31
+"""Whoever knows the vocabulary says a smaller number."""
+
 
 class ModelShape(NamedTuple):
     """What a stage has to know about the loaded model."""
@@ -30,6 +33,7 @@ class ModelShape(NamedTuple):
     slots: int
     context: int
     resident: tuple[LayerRange, ...]
+    vocab_size: int = MOST_TOKEN_IDS
 
 
 MAX_LOSS_SEED = 1 << 64
@@ -113,7 +117,7 @@ class MicroBatch:
         self.first_slot = first_slot
         self.codec = CODEC_IDS[opened.codec]
         self.outgoing = Outgoing()
-        self.loop = TokenLoop(opened.rows, opened.chunk, shape.context) if place.is_source else None
+        self.loop = TokenLoop(opened.rows, opened.chunk, shape.context, shape.vocab_size) if place.is_source else None
         self.answers = Answers(opened.epoch, self.outgoing) if place.is_source else None
         self.incoming = (
             None

@@ -52,7 +52,12 @@ class ResidentModel:
         assert self._loaded is not None
         executor, request = self._loaded.executor, self._loaded.request
         return ModelShape(
-            executor.spec.num_layers, executor.spec.hidden_size, request.slots, request.context, executor.resident
+            executor.spec.num_layers,
+            executor.spec.hidden_size,
+            request.slots,
+            request.context,
+            executor.resident,
+            executor.spec.vocab_size,
         )
 
     def has(self, request: Load) -> bool:

@@ -5,6 +5,7 @@ Rules
 2. A prefill chunk is never a single token unless the prompt is: attention at length one rounds differently, and
    tokens must not depend on where a prompt was cut (ARCHITECTURE.md, invariants).
 3. Tokens named in `emitted` are replayed as decode steps, not sampled anew and not reported again.
+4. What no device could run or sample is refused before it has a row: in a run it would fail everybody beside it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from agent.compute.sampling import CannotSample, check_params
+from agent.errors import AgentError
 from agent.wire.codec import Answered
 from agent.wire.messages import EndReason, FromSource, OpenSession, SessionEnded, SessionFailed, TokenEvent
+
+MAX_PATIENCE_S = 86_400.0
+MAX_LOGIT_BIASES = 300
+"""As many as the opening of a row has room for (`codec.MAX_OPENINGS_BYTES`)."""
+MAX_TOP_LOGPROBS = 20
+"""As many as sixteen rows' answers have room for (`codec.MAX_ANSWER_BYTES`)."""
 
 
 class SessionState(Enum):
@@ -59,6 +68,34 @@ def chunk_lengths(tokens: int, largest: int) -> list[int]:
         lengths.append(next_chunk_length(tokens, largest))
         tokens -= lengths[-1]
     return lengths
+
+
+def check_session(opened: OpenSession, context: int, vocab_size: int) -> None:
+    """Raises AgentError, naming what no row of `context` positions can run or no logits can be sampled with."""
+
+    def refuse(problem: str) -> AgentError:
+        return AgentError(f"session {opened.session}: {problem}")
+
+    if not opened.prompt or len(opened.prompt) >= context or opened.max_tokens < 1:
+        raise refuse(
+            f"a prompt of {len(opened.prompt)} tokens and {opened.max_tokens} more do not fit a context of {context}"
+        )
+    for name, tokens in (("prompt", opened.prompt), ("emitted", opened.emitted)):
+        low, high = min(tokens, default=0), max(tokens, default=0)
+        if low < 0 or high >= vocab_size:
+            raise refuse(f"token ids {low} to {high} in `{name}` do not lie in 0 to {vocab_size - 1}")
+    if not 0.0 <= opened.patience_s <= MAX_PATIENCE_S:
+        raise refuse(f"a patience of {opened.patience_s} s, 0 to {MAX_PATIENCE_S} s")
+    sampling = opened.sampling
+    if len(sampling.logit_bias) > MAX_LOGIT_BIASES or sampling.top_logprobs > MAX_TOP_LOGPROBS:
+        raise refuse(
+            f"{len(sampling.logit_bias)} logit biases and {sampling.top_logprobs} top log-probabilities, "
+            f"at most {MAX_LOGIT_BIASES} and {MAX_TOP_LOGPROBS}"
+        )
+    try:
+        check_params(sampling, vocab_size)
+    except CannotSample as problem:
+        raise refuse(str(problem)) from problem
 
 
 @dataclass(slots=True)

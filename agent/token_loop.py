@@ -15,7 +15,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from agent.errors import AgentError, AnswerTimeout
-from agent.sessions import Session, SessionState
+from agent.sessions import Session, SessionState, check_session
 from agent.wire.codec import Answered, FrameKind, RowRef
 from agent.wire.messages import FromSource, Opening, OpenSession
 
@@ -30,7 +30,6 @@ STALLED_ROUNDS = 3.0
 """A decode frame that is out for so many times its usual time stands still somewhere; others need not spare it."""
 STALLED_S = 1.0
 """And at least for this long."""
-MAX_PATIENCE_S = 86_400.0
 
 
 class NoFreeRow(AgentError):
@@ -77,11 +76,12 @@ class _Standing:
 class TokenLoop:
     """Rows, sessions and steps of one micro-batch at its source."""
 
-    def __init__(self, rows: int, chunk: int, context: int) -> None:
+    def __init__(self, rows: int, chunk: int, context: int, vocab_size: int) -> None:
         self._rows: list[Session | None] = [None] * rows
         self._generations = [0] * rows
         self._chunk = chunk
         self._context = context
+        self._vocab_size = vocab_size
         self._step = 0
         self._in_flight: OrderedDict[int, _InFlight] = OrderedDict()
         self._ended: OrderedDict[str, Session] = OrderedDict()
@@ -91,16 +91,10 @@ class TokenLoop:
         self.answered = -1
 
     def open(self, opened: OpenSession, now: float = 0.0) -> Session:
-        """Put a session on the lowest free row. Raises NoFreeRow."""
+        """Put a session on the lowest free row. Raises NoFreeRow, and AgentError for one that cannot run here."""
         if opened.session in self._ended or self.session(opened.session) is not None:
             raise AgentError(f"session {opened.session} is open already")
-        if not opened.prompt or len(opened.prompt) >= self._context or opened.max_tokens < 1:
-            raise AgentError(
-                f"session {opened.session}: a prompt of {len(opened.prompt)} tokens and {opened.max_tokens} more do "
-                f"not fit a context of {self._context}"
-            )
-        if not 0.0 <= opened.patience_s <= MAX_PATIENCE_S:
-            raise AgentError(f"session {opened.session}: a patience of {opened.patience_s} s, 0 to {MAX_PATIENCE_S} s")
+        check_session(opened, self._context, self._vocab_size)
         for row, holder in enumerate(self._rows):
             if holder is None:
                 self._generations[row] += 1

@@ -8,9 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sessions import TRANSITIONS, Happened, Session, SessionState, chunk_lengths
-from agent.wire.codec import Answered
-from agent.wire.messages import SessionEnded, SessionFailed, TokenEvent
+from agent.compute.kernels import crc32c
+from agent.errors import AgentError
+from agent.sessions import (
+    MAX_LOGIT_BIASES,
+    MAX_PATIENCE_S,
+    MAX_TOP_LOGPROBS,
+    TRANSITIONS,
+    Happened,
+    Session,
+    SessionState,
+    check_session,
+    chunk_lengths,
+)
+from agent.wire import codec
+from agent.wire.codec import MAX_ANSWER_BYTES, MAX_OPENINGS_BYTES, MAX_ROWS, Answered, Frame, FrameKind, RowRef
+from agent.wire.messages import Opening, Sampling, SessionEnded, SessionFailed, TokenEvent
+from tests.fakes.fake_executor import VOCABULARY
 from tests.fakes.ring import session
 
 CONTEXT = 64
@@ -26,6 +40,51 @@ def prefilled(**options: object) -> Session:
     while one.state is SessionState.PREFILL:
         one.next_chunk(4)
     return one
+
+
+# --- what may have a row ---
+
+MOST_BIASES = tuple((token, 99.5) for token in range(1 << 20, (1 << 20) + MAX_LOGIT_BIASES))
+
+
+@pytest.mark.parametrize(
+    ("options", "sampling", "problem"),
+    [
+        ({"prompt": [1, -1]}, {}, "token ids -1 to 1 in `prompt`"),
+        ({"prompt": [1, VOCABULARY]}, {}, "in `prompt` do not lie in 0 to 96"),
+        ({"prompt": [1, 2**63]}, {}, "in `prompt`"),
+        ({"emitted": [-1]}, {}, "in `emitted`"),
+        ({"emitted": [5, VOCABULARY]}, {}, "in `emitted`"),
+        ({"patience_s": float("nan")}, {}, "patience"),
+        ({"patience_s": 2 * MAX_PATIENCE_S}, {}, "patience"),
+        ({}, {"temperature": float("nan")}, "temperature"),
+        ({}, {"temperature": -1.0}, "temperature"),
+        ({}, {"top_p": 0.0}, "top_p"),
+        ({}, {"top_k": -1}, "top_k"),
+        ({}, {"top_logprobs": -1}, "top_logprobs"),
+        ({}, {"top_logprobs": MAX_TOP_LOGPROBS + 1}, "top log-probabilities"),
+        ({}, {"presence_penalty": float("inf")}, "presence_penalty"),
+        ({}, {"logit_bias": ((VOCABULARY, 1.0),)}, "logit_bias"),
+        ({}, {"logit_bias": ((3, float("nan")),)}, "logit_bias"),
+        ({}, {"logit_bias": (*MOST_BIASES, (3, 1.0))}, "logit biases"),
+    ],
+)
+def test_what_a_run_would_fail_with_is_refused_before_it_has_a_row(
+    options: dict[str, object], sampling: dict[str, object], problem: str
+) -> None:
+    given_ = {"prompt": [1, 2, 3], **options}
+    opened = session("s", sampling=Sampling(**sampling), **given_)  # type: ignore[arg-type]
+    with pytest.raises(AgentError, match=problem):
+        check_session(opened, CONTEXT, VOCABULARY)
+
+
+def test_the_most_that_is_allowed_has_room_in_its_frames() -> None:
+    sampling = Sampling(seed=2**63, logit_bias=MOST_BIASES, logprobs=True, top_logprobs=MAX_TOP_LOGPROBS)
+    check_session(session("s", [1], sampling=sampling), CONTEXT, 1 << 24)
+    frame = Frame(FrameKind.PREFILL, 1, 1, 0, rows=(RowRef(0, 1, 0),), openings=(Opening(0, 1, sampling),))
+    assert len(codec.encode(frame, crc32c)[2]) <= MAX_OPENINGS_BYTES
+    answer = Answered(1 << 20, -0.5, tuple((1 << 20, -0.5) for _ in range(MAX_TOP_LOGPROBS)))
+    assert len(codec.encode_answers((answer,) * MAX_ROWS)) <= MAX_ANSWER_BYTES
 
 
 # --- chunks ---

@@ -25,6 +25,7 @@ from agent.wire.messages import (
     MicroBatchClosed,
     MicroBatchOpened,
     OpenMicroBatch,
+    OpenSession,
     Sampling,
     SessionEnded,
     SessionFailed,
@@ -231,6 +232,26 @@ def test_a_run_that_fails_costs_its_session_and_names_the_device(name: str) -> N
     assert isinstance(end, SessionFailed)
     assert end.detail == f"compute: {name}, layers {ring.members[name].layers}: no memory"
     assert ring.counters(name)["frames_refused:compute"] == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        session("bad", [1, 10**6]),
+        session("bad", [1], emitted=[-1]),
+        session("bad", [1], sampling=Sampling(top_p=float("nan"))),
+        session("bad", [1], sampling=Sampling(logit_bias=tuple((n % 97, 1.0) for n in range(5000)))),
+    ],
+)
+def test_a_session_that_cannot_run_costs_nobody_beside_it_anything(bad: OpenSession) -> None:
+    ring = three_stages(rows=2)
+    good = session("good", [1, 2, 3], 9)
+    ring.open_session("a", good)
+    ring.perform(ring.actions()[0])
+    ring.open_session("a", bad)
+    ring.settle()
+    assert isinstance(ring.end_of("bad"), SessionFailed)
+    assert ring.tokens("good") == ring.expected(good)
 
 
 # --- time ---

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import AgentError, AnswerTimeout
+from agent.sessions import MAX_PATIENCE_S
 from agent.token_loop import (
     ANSWER_LATE_S,
     CHUNKS_IN_FLIGHT,
     ENDED_SESSIONS_KEPT,
     FIRST_ANSWER_S,
-    MAX_PATIENCE_S,
     STALLED_ROUNDS,
     STALLED_S,
     NextFrame,
@@ -27,10 +27,11 @@ from agent.wire.messages import SessionEnded, TokenEvent
 from tests.fakes.ring import session
 
 CONTEXT = 64
+VOCABULARY = 97
 
 
 def loop_with(*prompts: int, rows: int = 4, chunk: int = 4, max_tokens: int = 3) -> TokenLoop:
-    loop = TokenLoop(rows, chunk, CONTEXT)
+    loop = TokenLoop(rows, chunk, CONTEXT, VOCABULARY)
     for index, prompt in enumerate(prompts):
         loop.open(session(f"s{index}", range(prompt), max_tokens))
     return loop
@@ -69,7 +70,7 @@ def test_a_session_takes_the_lowest_free_row_and_raises_its_generation() -> None
     [(CONTEXT - 1, 1, True), (CONTEXT, 1, False), (0, 1, False), (1, 0, False), (1, -1, False), (1, 10**9, True)],
 )
 def test_what_does_not_fit_is_refused(prompt: int, max_tokens: int, fits: bool) -> None:
-    loop = TokenLoop(1, 4, CONTEXT)
+    loop = TokenLoop(1, 4, CONTEXT, VOCABULARY)
     if fits:
         loop.open(session("s", range(prompt), max_tokens))
         return
@@ -79,7 +80,7 @@ def test_what_does_not_fit_is_refused(prompt: int, max_tokens: int, fits: bool) 
 
 
 def test_a_name_is_taken_while_its_events_are_kept() -> None:
-    loop = TokenLoop(1, 4, CONTEXT)
+    loop = TokenLoop(1, 4, CONTEXT, VOCABULARY)
     for number in range(ENDED_SESSIONS_KEPT + 1):
         one = loop.open(session(f"s{number}", range(2)))
         with pytest.raises(AgentError, match="open already"):
@@ -194,7 +195,7 @@ def test_a_step_taken_while_one_is_under_way_is_a_bug() -> None:
 
 
 def test_the_prompt_that_is_due_first_goes_first() -> None:
-    loop = TokenLoop(4, 4, CONTEXT)
+    loop = TokenLoop(4, 4, CONTEXT, VOCABULARY)
     for name, prompt, now, patience_s in (("long", 30, 0.0, 0.0), ("idle", 3, 1.0, 9.0), ("short", 3, 2.0, 0.0)):
         loop.open(session(name, range(prompt), patience_s=patience_s), now)
     order = []
@@ -207,7 +208,7 @@ def test_the_prompt_that_is_due_first_goes_first() -> None:
 
 @pytest.mark.parametrize("patience_s", [-1.0, float("nan"), float("inf"), MAX_PATIENCE_S * 2])
 def test_a_patience_that_is_none_is_refused(patience_s: float) -> None:
-    loop = TokenLoop(1, 4, CONTEXT)
+    loop = TokenLoop(1, 4, CONTEXT, VOCABULARY)
     with pytest.raises(AgentError, match="patience"):
         loop.open(session("s", range(2), patience_s=patience_s))
     assert loop.running() == []

@@ -34,7 +34,7 @@ from agent.wire.messages import (
     TokenEvent,
 )
 from planner.types import Codec, LayerRange
-from tests.fakes.fake_executor import HIDDEN, FakeExecutor, expected_tokens
+from tests.fakes.fake_executor import HIDDEN, VOCABULARY, FakeExecutor, expected_tokens
 
 RUN_S = 0.01
 TICK_S = 0.5
@@ -105,7 +105,9 @@ class Ring:
 
     def add_device(self, name: str, layers: LayerRange, *, loaded: bool = True) -> None:
         telemetry = TelemetryRecorder()
-        shape = ModelShape(self.num_layers, HIDDEN, self.slots, self.context, (layers,)) if loaded else NOTHING_LOADED
+        shape = NOTHING_LOADED
+        if loaded:
+            shape = ModelShape(self.num_layers, HIDDEN, self.slots, self.context, (layers,), VOCABULARY)
         stage = Stage(name, shape, telemetry, self.now)
         executor = FakeExecutor(self.num_layers, (layers,), slots=self.slots, context=self.context)
         self.members[name] = Member(name, layers, telemetry, stage, executor)

@@ -32,7 +32,7 @@ from agent.wire.messages import (
     TokenEvent,
 )
 from planner.types import LayerRange, Pipeline
-from tests.fakes.fake_executor import HIDDEN, FakeExecutor, expected_tokens
+from tests.fakes.fake_executor import HIDDEN, VOCABULARY, FakeExecutor, expected_tokens
 
 Pace = Callable[[str, Job], float]
 """(device, job) → seconds."""
@@ -90,7 +90,7 @@ class TimedRing:
         self.telemetry = {name: TelemetryRecorder() for name in self.names}
         for index, name in enumerate(self.names):
             layers = LayerRange(index * self.layers, (index + 1) * self.layers)
-            shape = ModelShape(self.devices * self.layers, HIDDEN, self.slots, self.context, (layers,))
+            shape = ModelShape(self.devices * self.layers, HIDDEN, self.slots, self.context, (layers,), VOCABULARY)
             executor = FakeExecutor(shape.num_layers, (layers,), slots=self.slots, context=self.context)
             self.members[name] = Member(Stage(name, shape, self.telemetry[name], 0.0), executor)
 
