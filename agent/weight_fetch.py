@@ -48,7 +48,7 @@ PATIENCE_S = 30.0
 LATER_S = 0.5
 """After "it is being made": a layer takes a second or so."""
 GIVE_UP_S = 120.0
-"""Without an answer from any source."""
+"""Without bytes from any source or a sign of life of the coordinator: that of a peer alone brings nothing nearer."""
 MAX_TRIES = 3
 """Times the coordinator may give a tensor that does not match, or refuse a part, before that is final."""
 
@@ -99,6 +99,7 @@ class FetchCore:
             return None
         part = self._open[ask.part]
         state.back_off_s = BACK_OFF_S
+        self._alive_s = now
         if not ask.item:
             return self._on_manifest(ask, part, size_bytes, total_bytes)
         assert part.items is not None, "a tensor was asked for before its manifest was there"
@@ -123,7 +124,10 @@ class FetchCore:
         self._lacks(source, ask, part, detail)
 
     def on_later(self, source: str, number: int, now: float) -> None:
-        """The part is being made."""
+        """The part is being made: by the coordinator. A peer makes none, so one that says so has none."""
+        if source != COORDINATOR:
+            self.on_missing(source, number, "makes no parts", now)
+            return
         state = self._heard(source, now)
         ask, _ = state.asked.pop(number, (None, 0.0))
         if ask is not None and ask.part in self._open:
@@ -265,7 +269,9 @@ class FetchCore:
 
     def _heard(self, source: str, now: float) -> SourceState:
         state = self._sources[source]
-        state.heard_s = self._alive_s = now
+        state.heard_s = now
+        if source == COORDINATOR:
+            self._alive_s = now
         return state
 
     def _release(self, state: SourceState) -> None:

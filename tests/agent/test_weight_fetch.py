@@ -378,3 +378,19 @@ def test_a_silent_peer_costs_its_silence_only() -> None:
     network.run()
     network.check_all_good()
     assert network.now < SILENCE_S + 5
+
+
+@pytest.mark.parametrize("parts_wanted", [1, 6])
+def test_a_peer_that_puts_everything_off_holds_up_nothing(parts_wanted: int) -> None:
+    parts = some_parts(random.Random(1), parts_wanted)
+    network = Network(parts, {"tease": Behaviour(later=1 << 30), COORDINATOR: Behaviour()})
+    network.run()
+    network.check_all_good()
+    assert network.now < 2
+
+
+def test_signs_of_life_of_a_peer_do_not_stand_for_the_coordinators() -> None:
+    alive = Behaviour(waits=True, lacks=frozenset(["head"]))
+    network = Network({"head": [Item("w", 1)]}, {"a": alive, COORDINATOR: Behaviour(dies_s=0.0)})
+    with pytest.raises(WeightsUnavailable, match="no source of weights has answered"):
+        network.run(until_s=10 * GIVE_UP_S)
