@@ -21,6 +21,7 @@ from agent.errors import AgentError, AnswerTimeout, FrameRefused, RefusalReason,
 from agent.micro_batch import MicroBatch, ModelShape, SlotRanges, place_of
 from agent.schedule import Schedule
 from agent.sessions import SessionState
+from agent.token_loop import TokenLoop
 from agent.wire import codec
 from agent.wire.codec import Buffer, Frame, FrameKind
 from agent.wire.hop import Verdict
@@ -207,7 +208,15 @@ class Stage:
         if loop.kind(step) is FrameKind.DECODE:
             self._telemetry.observe("decode_step_seconds", now - loop.since_s(step))
             self._schedule.has_answered(micro_batch, self._micro_batches.values(), now - loop.since_s(step), now)
-        return _emit(loop.answer(step, answers, now))
+        sent_s = loop.sent_s(step)
+        events = loop.answer(step, answers, now)
+        for other in self._sources():
+            other.has_heard(sent_s, now)
+        return _emit(events)
+
+    def _sources(self) -> list[TokenLoop]:
+        """Of all micro-batches that begin here and work."""
+        return [m.loop for m in self._micro_batches.values() if m.loop is not None and m.broken is None]
 
     def _find(self, frame: Frame) -> MicroBatch:
         micro_batch = self._micro_batches.get(frame.micro_batch)
@@ -332,13 +341,14 @@ class Stage:
         """Deadlines and pings; to be called about every quarter of a second, and never from a socket event."""
         effects: list[Effect] = []
         silent_s = now - self._coordinator_heard_s
+        under_way = [frame for loop in self._sources() for frame in loop.under_way()]
         for micro_batch in self._micro_batches.values():
             if micro_batch.loop is None or micro_batch.broken is not None:
                 continue
             if silent_s > COORDINATOR_SILENCE_S:
                 effects += self._cancel_all(micro_batch)
             try:
-                micro_batch.loop.expire(now)
+                micro_batch.loop.expire(now, under_way)
             except AnswerTimeout as late:
                 hop = f"{self._device} → {micro_batch.place.next.device}"
                 effects += self._break(micro_batch, 0, AnswerTimeout(f"{hop}: {late}"))

@@ -12,7 +12,9 @@ Rules
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent.errors import AgentError, AnswerTimeout
 from agent.sessions import Session, SessionState, check_session
@@ -23,7 +25,8 @@ CHUNKS_IN_FLIGHT = 2
 ENDED_SESSIONS_KEPT = 64
 """Ended sessions whose events a coordinator that lost its connection may still ask for."""
 ANSWER_LATE_S = 10.0
-"""An answer this much later than expected fails the micro-batch."""
+"""An answer this much later than expected fails the micro-batch. It is expected in twice the longest time yet, counted
+from when what went before it was answered: where many micro-batches share a slow stage, waiting is no lateness."""
 FIRST_ANSWER_S = 120.0
 """Expectation before anything was measured: the first chunk of a 13B model on the slowest CPU we know takes 60 s."""
 STALLED_ROUNDS = 3.0
@@ -55,10 +58,20 @@ class _InFlight:
     since_s: float
     """When it could have gone."""
     sent_s: float
+    heard_s: float
+    """When something that went before it was last answered, on whatever micro-batch of this source, or `sent_s`."""
 
     @property
     def tokens(self) -> int:
         return max(len(row) for row in self.frame.tokens)
+
+
+class UnderWay(NamedTuple):
+    """A frame that is not answered yet."""
+
+    sent_s: float
+    late_s: float
+    """From when on it is late by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,9 @@ class TokenLoop:
         self._ended: OrderedDict[str, Session] = OrderedDict()
         self._known: _Standing | None = None
         self._slowest_s_per_token = 0.0
+        """Of a chunk, from when what went before it was answered."""
+        self._slowest_round_s = 0.0
+        """Likewise of a decode frame: what held it up says nothing of chunks, which have many more tokens."""
         self._usual_round_s = 0.0
         self.answered = -1
 
@@ -190,7 +206,7 @@ class TokenLoop:
         openings = (opening,) if session.position == 0 else ()
         tokens, last = session.next_chunk(min(most_tokens, self._chunk))
         frame = NextFrame(FrameKind.PREFILL, self._step, (ref,), (tokens,), last, openings)
-        return self._take(_InFlight(frame, (session,), since_s, now))
+        return self._take(_InFlight(frame, (session,), since_s, now, now))
 
     def take_decode(self, now: float, since_s: float) -> NextFrame:
         """A decode frame of every row that is ready; it counts as in flight from now on."""
@@ -200,7 +216,7 @@ class TokenLoop:
         rows = tuple(RowRef(s.row, s.generation, s.position) for s in ready)
         tokens = tuple((s.next_token(),) for s in ready)
         return self._take(
-            _InFlight(NextFrame(FrameKind.DECODE, self._step, rows, tokens, True, ()), ready, since_s, now)
+            _InFlight(NextFrame(FrameKind.DECODE, self._step, rows, tokens, True, ()), ready, since_s, now, now)
         )
 
     def _take(self, taken: _InFlight) -> NextFrame:
@@ -214,9 +230,12 @@ class TokenLoop:
         sent = self._in_flight.pop(step)
         self._known = None
         self.answered = step
-        self._slowest_s_per_token = max(self._slowest_s_per_token, (now - sent.sent_s) / sent.tokens)
+        waited_s = now - sent.heard_s
         if sent.frame.kind is FrameKind.DECODE:
+            self._slowest_round_s = max(self._slowest_round_s, waited_s)
             self._usual_round_s = smoothed(self._usual_round_s, now - sent.sent_s)
+        else:
+            self._slowest_s_per_token = max(self._slowest_s_per_token, waited_s / sent.tokens)
         events: list[FromSource] = []
         if sent.frame.sample:
             for session, token in zip(sent.sessions, answers, strict=True):
@@ -240,13 +259,38 @@ class TokenLoop:
     def kind(self, step: int) -> FrameKind:
         return self._in_flight[step].frame.kind
 
-    def expire(self, now: float) -> None:
-        """Raises AnswerTimeout when the oldest frame in flight is later than ANSWER_LATE_S beyond its expected time."""
+    # --- lateness ---
+
+    def sent_s(self, step: int) -> float:
+        """When a step in flight went. Raises KeyError."""
+        return self._in_flight[step].sent_s
+
+    def has_heard(self, sent_s: float, now: float) -> None:
+        """A frame of this source that went at `sent_s` is answered: what went later stands in line no longer than
+        from now on."""
+        for sent in self._in_flight.values():
+            if sent.sent_s >= sent_s:
+                sent.heard_s = now
+
+    def under_way(self) -> list[UnderWay]:
+        """Frames in flight, the oldest first."""
+        return [UnderWay(sent.sent_s, sent.heard_s + self._patience_s(sent)) for sent in self._in_flight.values()]
+
+    def _patience_s(self, sent: _InFlight) -> float:
+        expected_s = 2 * self._slowest_s_per_token * sent.tokens
+        if sent.frame.kind is FrameKind.DECODE:
+            expected_s = max(expected_s, 2 * self._slowest_round_s)
+        return ANSWER_LATE_S + (expected_s or FIRST_ANSWER_S)
+
+    def expire(self, now: float, others: Iterable[UnderWay] = ()) -> None:
+        """Raises AnswerTimeout when the oldest frame in flight is late, and with it all those of `others`, the source's
+        other micro-batches, that went before it: stages take frames in about the order in which they came."""
         for step, sent in self._in_flight.items():
-            expected_s = 2 * self._slowest_s_per_token * sent.tokens if self._slowest_s_per_token else FIRST_ANSWER_S
-            late_s = now - sent.sent_s - expected_s
-            if late_s > ANSWER_LATE_S:
-                raise AnswerTimeout(f"step {step} ({sent.frame.kind.name.lower()}) is {late_s:.1f} s late")
+            late_s = sent.heard_s + self._patience_s(sent)
+            late_s = max([late_s, *(other.late_s for other in others if other.sent_s <= sent.sent_s)])
+            if now > late_s:
+                kind = sent.frame.kind.name.lower()
+                raise AnswerTimeout(f"step {step} ({kind}) is {now - late_s + ANSWER_LATE_S:.1f} s late")
             return
 
 

@@ -20,6 +20,7 @@ from agent.token_loop import (
     NextFrame,
     NoFreeRow,
     TokenLoop,
+    UnderWay,
 )
 from agent.wire.codec import Answered, FrameKind
 from agent.wire.hop import MAX_KEPT_FRAMES
@@ -271,3 +272,43 @@ def test_nothing_in_flight_is_never_late() -> None:
     next_frame(loop)
     answer(loop, 0)
     loop.expire(1e9)
+
+
+def test_who_stands_in_line_is_not_late() -> None:
+    """The clock of a frame starts anew with each answer to what went before it, and never for what came later."""
+    loop = loop_with(2, max_tokens=9)
+    next_frame(loop)
+    answer(loop, 0, 1.0)  # two tokens in one second: a decode step is expected in one as well
+    next_frame(loop, 2.0)
+    loop.has_heard(1.9, 20.0)
+    loop.has_heard(2.1, 25.0)
+    loop.expire(20.0 + 1.0 + ANSWER_LATE_S)
+    with pytest.raises(AnswerTimeout, match=r"is 10\.1 s late"):
+        loop.expire(20.1 + 1.0 + ANSWER_LATE_S)
+
+
+def test_no_frame_is_late_before_those_that_went_before_it() -> None:
+    loop = loop_with(2)
+    next_frame(loop)
+    answer(loop, 0, 0.1)
+    next_frame(loop, 5.0)
+    late_s = 1e3
+    loop.expire(late_s, [UnderWay(4.0, 2e3)])
+    with pytest.raises(AnswerTimeout):
+        loop.expire(late_s, [UnderWay(4.0, 999.0), UnderWay(6.0, 2e3)])
+
+
+def test_a_stalled_decode_step_does_not_stretch_what_chunks_may_take() -> None:
+    loop = loop_with(2, 60, chunk=30, max_tokens=9, rows=3)
+    for step in range(3):
+        next_frame(loop, float(step))
+        answer(loop, step, step + 0.3)
+    assert next_frame(loop, 10.0, chunk_first=False) is not None
+    answer(loop, 3, 15.0)
+    assert loop.under_way() == []
+    loop.take_decode(20.0, 20.0)
+    assert loop.under_way() == [UnderWay(20.0, 20.0 + ANSWER_LATE_S + 10.0)]
+    answer(loop, 4, 20.1)
+    loop.open(session("new", range(40)), 21.0)
+    next_frame(loop, 21.0)
+    assert loop.under_way()[0].late_s == pytest.approx(21.0 + ANSWER_LATE_S + 2 * 0.15 * 30)

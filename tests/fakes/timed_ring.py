@@ -37,6 +37,7 @@ from tests.fakes.fake_executor import HIDDEN, VOCABULARY, FakeExecutor, expected
 Pace = Callable[[str, Job], float]
 """(device, job) → seconds."""
 MOST_EVENTS = 500_000
+TICK_S = 0.5
 
 
 def even_pace(row_s: float = 0.0, token_s: float = 0.0, call_s: float = 0.0) -> Pace:
@@ -132,6 +133,14 @@ class TimedRing:
                 heapq.heappop(self._agenda)[2]()
         raise AssertionError("never quiet")
 
+    def play_with_ticks(self, until_s: float) -> None:
+        """As workers do: deadlines are looked at twice a second, and the coordinator is heard."""
+        while self.now < until_s:
+            self.play(until_s=min(until_s, self.now + TICK_S))
+            for name, member in self.members.items():
+                member.stage.coordinator_heard(self.now)
+                self._perform(name, member.stage.tick(self.now))
+
     def _start_jobs(self) -> None:
         for name, member in self.members.items():
             if member.is_busy:
@@ -158,6 +167,8 @@ class TimedRing:
                 case Emit(message):
                     self._hear(message)
                 case Notify(MicroBatchOpened()):
+                    pass
+                case Reply(_, Frame(kind=FrameKind.PONG)):
                     pass
                 case Reply(_, frame):
                     raise AssertionError(f"{name} refused: {codec.decode_refusal(frame.payload)}")

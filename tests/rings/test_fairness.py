@@ -113,6 +113,41 @@ def test_who_decodes_on_a_link_that_stands_still_spares_nobody_for_long() -> Non
     assert len(ring.tokens["s0"]) > count + 5
 
 
+def test_waiting_for_others_at_a_slow_stage_is_no_lateness() -> None:
+    """Whole chunks of eight micro-batches, two of each, queue at the second stage: the last one waits for half a
+    minute, where alone one takes two seconds."""
+    token_s = {"a": 0.001, "b": 0.016}
+    ring = TimedRing(2, lambda device, job: token_s[device] * job.shape[0] * job.shape[1], 0.001, context=400)
+    ring.open_micro_batches(8, 2)
+    for number in range(8):
+        ring.open_session(session(f"alone-{number}", [1] * 128, 3, micro_batch=number))
+        ring.play_with_ticks(ring.now + 4.0)
+    for number in range(16):
+        ring.open_session(session(f"s{number}", [2] * 256, 3, micro_batch=number % 8))
+    began_s = ring.now
+    ring.play_with_ticks(began_s + 100.0)
+    assert all(isinstance(end, SessionEnded) for end in ring.ends.values())
+    assert max(ring.arrivals_s[f"s{number}"][0] for number in range(16)) - began_s > 60.0
+
+
+def test_a_link_that_stalls_for_five_seconds_costs_no_session() -> None:
+    ring = busy_ring(2, 4, 2, 6)
+    ring.open_session(session("prompt", [1] * 1000, 5, micro_batch=3))
+    ring.play_with_ticks(6.0)
+    arrive, held = ring.deliver, []
+    ring.deliver = lambda *frame: held.append(frame)
+    ring.play_with_ticks(11.0)
+    ring.deliver = arrive
+    for frame in held:
+        arrive(*frame)
+    counts = {name: len(tokens) for name, tokens in ring.tokens.items()}
+    ring.play_with_ticks(12.0)
+    assert not ring.ends
+    assert all(len(ring.tokens[name]) > count for name, count in counts.items())
+    ring.play_with_ticks(40.0)
+    assert ring.tokens["prompt"] == ring.expected("prompt")
+
+
 # --- who leaves early ---
 
 
