@@ -13,6 +13,8 @@ import fcntl
 import json
 import logging
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -34,6 +36,11 @@ _WHOLE, _MARK, _PARTIAL, _TEMPORARY = ".safetensors", ".mark", ".partial", ".tmp
 
 _HEADER_PAGES_BYTES = 16 << 10
 """The header of a layer takes about 6 KiB."""
+_MARK_BYTES = 1 << 10
+"""Four numbers take 150."""
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""Without waiting for whoever would write into what turns out to be a pipe."""
+_MODEL_DIRECTORY = re.compile(r"[0-9a-f]{64}")
 
 
 class LayerStore:
@@ -131,8 +138,7 @@ class LayerStore:
             for entry in kept:
                 if used_bytes + size_bytes <= self.limit_bytes:
                     break
-                if _remove_unused(entry.path):
-                    logger.info("part_evicted", extra={"file": str(entry.path)})
+                if _is_evicted(entry.path):
                     used_bytes -= entry.size_bytes
         fits = used_bytes + size_bytes <= self.limit_bytes
         if not fits and self.limit_bytes:
@@ -145,15 +151,23 @@ class LayerStore:
 
     def _kept(self) -> Iterator[_Kept]:
         """Whole and partial files; what a process that died was writing is deleted."""
-        for path in self.root.glob("*/*/*"):
+        for path in self._files():
             with suppress(OSError):
+                status = path.lstat()
                 if path.suffix == _TEMPORARY:
                     _remove_unused(path)
-                elif path.suffix in (_WHOLE, _PARTIAL):
-                    status = path.stat()
+                elif path.suffix in (_WHOLE, _PARTIAL) and stat.S_ISREG(status.st_mode):
                     mark = _beside(path, _MARK)
                     used_ns = mark.stat().st_mtime_ns if mark.exists() else status.st_mtime_ns
                     yield _Kept(path, status.st_size, used_ns)
+
+    def _files(self) -> Iterator[Path]:
+        """Of what is not ours nothing is counted or deleted, nor what a link leads to."""
+        for model in self.root.glob("*"):
+            if _MODEL_DIRECTORY.fullmatch(model.name) and not model.is_symlink():
+                for rendering in model.glob("*"):
+                    if not rendering.is_symlink():
+                        yield from rendering.glob("*")
 
 
 class _Kept(NamedTuple):
@@ -174,23 +188,40 @@ def lock_file(descriptor: int) -> bool:
 def _open(path: Path, key: PartKey, part: str) -> LayerFile | None:
     """The file, with a shared lock that goes with the object. Raises BadCheckpoint."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, _READ)
     except FileNotFoundError:
         return None
     except OSError as problem:
         raise BadCheckpoint(f"{path}: cannot be read: {problem.strerror}") from problem
+    file = None
     try:
-        with suppress(OSError):  # a file system without locks: eviction then may take a file that is being read
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BadCheckpoint(f"{path}: not a regular file")
+        if not _is_shared(descriptor):
+            return None
         with suppress(OSError):  # only the header's pages: the map would bring in megabytes around them at once
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
             os.pread(descriptor, _HEADER_PAGES_BYTES, 0)
         file = LayerFile(path, key, part)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    file.close_with(descriptor)
+        if not os.fstat(descriptor).st_nlink:  # deleted before it was locked
+            file = None
+    finally:
+        if file is None:
+            os.close(descriptor)
+    if file is not None:
+        file.close_with(descriptor)
     return file
+
+
+def _is_shared(descriptor: int) -> bool:
+    """Lock an open file against eviction; False when a process is about to delete it, or has not finished it yet."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: eviction then may take a file that is being read
+        return True
+    return True
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
@@ -205,21 +236,40 @@ def _temporary(path: Path) -> tuple[int, Path]:
 
 def _remove_unused(path: Path) -> bool:
     """Delete a file unless somebody holds its lock. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, _READ | os.O_NOFOLLOW)
     try:
         if not lock_file(descriptor):
             return False
-        path.unlink(missing_ok=True)
-        _beside(path, _MARK).unlink(missing_ok=True)
+        for doomed in _with_mark(path):
+            doomed.unlink(missing_ok=True)
         return True
     finally:
         os.close(descriptor)
 
 
+def _is_evicted(path: Path) -> bool:
+    """Delete a file that nobody uses; True when it is gone."""
+    try:
+        if not _remove_unused(path):
+            return False
+    except FileNotFoundError:  # another process was faster
+        return True
+    except OSError as problem:
+        logger.warning("part_not_evicted", extra={"file": str(path), "problem": str(problem)})
+        return False
+    logger.info("part_evicted", extra={"file": str(path)})
+    return True
+
+
 def _remove(path: Path) -> None:
-    for doomed in (path, _beside(path, _MARK)):
+    for doomed in _with_mark(path):
         with suppress(OSError):
             doomed.unlink()
+
+
+def _with_mark(path: Path) -> tuple[Path, ...]:
+    """A partial file has none: the mark beside it is the whole one's."""
+    return (path, _beside(path, _MARK)) if path.suffix == _WHOLE else (path,)
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -239,7 +289,12 @@ def _state(path: Path) -> dict[str, int]:
 
 def _is_marked(path: Path) -> bool:
     try:
-        return bool(json.loads(_beside(path, _MARK).read_bytes()) == _state(path))
+        descriptor = os.open(_beside(path, _MARK), _READ | os.O_NOFOLLOW)
+        try:
+            noted = os.read(descriptor, _MARK_BYTES)
+        finally:
+            os.close(descriptor)
+        return bool(json.loads(noted) == _state(path))
     except (OSError, ValueError, RecursionError):
         return False
 
