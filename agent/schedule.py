@@ -86,7 +86,8 @@ class Schedule:
     def choose(self, micro_batches: Iterable[MicroBatch], now: float) -> Choice | None:
         """What should run next, or None while nothing can. Changes nothing."""
         working = [micro_batch for micro_batch in micro_batches if micro_batch.broken is None]
-        choices = [self._of_queue(micro_batch) for micro_batch in working if micro_batch.queue]
+        slack_s = sum(self._decode_s.values())
+        choices = [_of_queue(micro_batch, slack_s) for micro_batch in working if micro_batch.queue]
         sources = [micro_batch for micro_batch in working if micro_batch.loop is not None]
         if sources:
             routes = _Routes(sources, self._gone)
@@ -97,11 +98,6 @@ class Schedule:
                     choices.append(Choice(since_s, micro_batch.id, FrameKind.DECODE))
             choices += self._chunk(sources, routes, now)
         return min(choices, default=None)
-
-    def _of_queue(self, micro_batch: MicroBatch) -> Choice:
-        slack_s = sum(self._decode_s.values())
-        due_s = min(job.arrived_s + (slack_s if job.kind is FrameKind.PREFILL else 0.0) for job in micro_batch.queue)
-        return Choice(due_s, micro_batch.id, micro_batch.queue[0].kind)
 
     def _chunk(self, sources: list[MicroBatch], routes: _Routes, now: float) -> list[Choice]:
         """The chunk that may go from here, if any: of the prompt that is due first."""
@@ -199,7 +195,7 @@ class Schedule:
         """A decode step of ours is back after so long; it still counts as under way."""
         rows, is_plain = 0, self._chunk_ended_s <= now - round_s
         for other in micro_batches:
-            if other.loop is not None:
+            if other.loop is not None and other.broken is None:
                 is_plain = is_plain and not other.loop.is_prefilling
                 rows += other.loop.rows_decoding if other.route == micro_batch.route else 0
         usual_s = self._plain_round_s.get((micro_batch.route, rows), 0.0)
@@ -223,14 +219,21 @@ class Schedule:
             self._gone.pop(micro_batch.route, None)
 
 
+def _of_queue(micro_batch: MicroBatch, slack_s: float) -> Choice:
+    due_s = min(job.arrived_s + (slack_s if job.kind is FrameKind.PREFILL else 0.0) for job in micro_batch.queue)
+    return Choice(due_s, micro_batch.id, micro_batch.queue[0].kind)
+
+
 class _Routes:
-    """The micro-batches of each route that begin here, for the pipelines in which they wait for each other."""
+    """The micro-batches of each route that begin here and work, for the pipelines in which they wait for each other."""
 
     def __init__(self, sources: Iterable[MicroBatch], gone: Mapping[RouteKey, set[int]]) -> None:
         self._gone = gone
         self._loops: defaultdict[RouteKey, list[TokenLoop]] = defaultdict(list)
         for micro_batch in sources:
-            if micro_batch.loop is not None and micro_batch.pipeline != "no-bubbles":
+            if micro_batch.loop is None or micro_batch.broken is not None:
+                continue
+            if micro_batch.pipeline != "no-bubbles":
                 self._loops[micro_batch.route].append(micro_batch.loop)
 
     def may_decode(self, micro_batch: MicroBatch) -> bool:

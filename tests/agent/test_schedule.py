@@ -225,3 +225,36 @@ def test_with_bubbles_a_micro_batch_waits_for_the_tokens_of_all(answered: int) -
     for number in range(answered, 3):
         source.answer(number, 1)
     assert [source.run().micro_batch for _ in range(3)] == [0, 1, 2]  # type: ignore[union-attr]
+
+
+def test_with_bubbles_a_micro_batch_that_breaks_with_a_step_under_way_holds_up_nobody() -> None:
+    """The others go on in rounds of all of them, long before it is closed."""
+    source = Source(TWO, micro_batches=4, rows=1, pipeline="bubbles")
+    for number in range(4):
+        source.open(f"s{number}", 3, micro_batch=number)
+    for step_ in range(2):
+        jobs = [source.run() for _ in range(4)]
+        for number in range(4 if step_ == 0 else 0):
+            source.answer(number, 0)
+    assert jobs[0] is not None
+    source.stage.on_compute_failed(jobs[0], ValueError("no memory"))
+    for round_ in range(1, 4):
+        for number in (1, 2, 3):
+            source.answer(number, round_)
+        assert [source.run().micro_batch for _ in range(3)] == [1, 2, 3]  # type: ignore[union-attr]
+        assert source.run() is None
+
+
+def test_sequentially_a_micro_batch_that_breaks_with_a_step_under_way_holds_up_nobody() -> None:
+    source = Source(TWO, micro_batches=2, rows=1, pipeline="sequential")
+    for number in range(2):
+        source.open(f"s{number}", 3, micro_batch=number)
+    broken = source.run()
+    assert broken is not None
+    assert source.run() is None
+    source.stage.on_compute_failed(broken, ValueError("no memory"))
+    for round_ in range(3):
+        job = source.run()
+        assert job is not None
+        assert job.micro_batch != broken.micro_batch
+        source.answer(job.micro_batch, round_)
