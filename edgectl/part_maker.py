@@ -10,19 +10,24 @@ import json
 import logging
 import os
 import queue
+import select
 import subprocess
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from agent.compute.layer_file import LayerHeader, write_layer_file
 from agent.compute.layer_store import LayerStore
 from agent.compute.part import PartKey, check_part
-from agent.errors import AgentError
+from agent.errors import AgentError, BadCheckpoint
+
+if TYPE_CHECKING:
+    from agent.compute.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,8 @@ MOST_FAILURES = 256
 """Parts whose making failed, remembered until they are asked for again."""
 NICENESS = 5
 STOP_S = 5.0
+MAKE_S = 600.0
+"""The largest head takes a minute of a small processor; a child that needs longer hangs, on its disk for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +110,9 @@ class PartMaker:
         """End the child; what it was making is lost."""
         self._stopping = True
         self._queue.put(None)
-        if self._child is not None:
-            self._child.kill()
+        child = self._child
+        if child is not None:
+            child.kill()
         self._thread.join()
 
     def _run(self) -> None:
@@ -124,22 +132,27 @@ class PartMaker:
         """What went wrong, empty when nothing did."""
         if self._stopping:
             return ""
-        child = self._running_child()
-        assert child.stdin is not None
-        assert child.stdout is not None
         try:
-            child.stdin.write(job.line())
-            child.stdin.flush()
-            answer = child.stdout.readline()
-            if not answer:
-                raise EOFError("the process that makes parts ended")
-            said = json.loads(answer)
-            if said["bytes"]:
-                self._keep(job, _read_exactly(child.stdout, said["bytes"]))
-            return str(said["problem"])
-        except (OSError, EOFError, ValueError, AgentError) as problem:
+            return self._ask(self._running_child(), job)
+        except Exception as problem:  # whatever it is, the next part is tried, by another child
             self._end_child()
             return f"{type(problem).__name__}: {problem}"
+
+    def _ask(self, child: subprocess.Popen[bytes], job: Job) -> str:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(job.line())
+        child.stdin.flush()
+        # Nothing is left over from the answer before: what is read now is this one's.
+        if not select.select([child.stdout], [], [], MAKE_S)[0]:
+            raise TimeoutError(f"the process that makes parts took longer than {MAKE_S:.0f} s")
+        answer = child.stdout.readline()
+        if not answer:
+            raise EOFError("the process that makes parts ended")
+        said = json.loads(answer)
+        if said["bytes"]:
+            self._keep(job, _read_exactly(child.stdout, said["bytes"]))
+        return str(said["problem"])
 
     def _keep(self, job: Job, whole: bytes) -> None:
         length = 8 + int.from_bytes(whole[:8], "little")
@@ -162,13 +175,12 @@ class PartMaker:
         if child is None:
             return
         child.kill()
-        child.wait(STOP_S)
+        with suppress(subprocess.TimeoutExpired):  # one that waits for its disk ends when that has answered
+            child.wait(STOP_S)
         for stream in (child.stdin, child.stdout):
             if stream is not None:
-                try:
+                with suppress(OSError):  # what was not flushed into a pipe nobody reads
                     stream.close()
-                except OSError:  # what was not flushed into a pipe nobody reads
-                    continue
 
 
 def _read_exactly(stream: IO[bytes], size_bytes: int) -> bytes:
@@ -180,19 +192,18 @@ def _read_exactly(stream: IO[bytes], size_bytes: int) -> bytes:
 
 def make_parts(directory: Path, store: LayerStore, lines: IO[bytes], answers: IO[bytes]) -> None:
     """The child's loop: a part per line, an answer per part, until there is no line."""
-    from agent.compute.checkpoint import Checkpoint
     from agent.compute.weights import make_part
     from planner.errors import PlannerError
 
-    checkpoint: Checkpoint | None = None
+    model = _Model(directory, store.root.parent)
     for line in lines:
         digest, quantization, block_size, compute, part = json.loads(line)
         problem, whole = "", b""
         try:
-            checkpoint = checkpoint or Checkpoint.open(directory)
             key = PartKey(digest, quantization, block_size, compute)
             if store.find(key, check_part(part)) is None:
-                arrays = make_part(checkpoint, key, part)
+                arrays = make_part(model.checkpoint(digest), key, part)
+                model.checkpoint(digest)  # still the same: else these are not what they would be kept as
                 if store.write(key, part, arrays) is None:
                     whole = _whole_file(lambda write: write_layer_file(-1, key, part, arrays, write))  # noqa: B023
         except (AgentError, PlannerError, ValueError, OSError, MemoryError) as failed:
@@ -200,6 +211,39 @@ def make_parts(directory: Path, store: LayerStore, lines: IO[bytes], answers: IO
         answers.write(json.dumps({"problem": problem, "bytes": len(whole)}).encode() + b"\n")
         answers.write(whole)
         answers.flush()
+
+
+class _Model:
+    """A model directory that may be changed by its owner at any time, while its parts are asked for by digest."""
+
+    def __init__(self, directory: Path, digest_cache: Path) -> None:
+        self._directory = directory
+        self._digest_cache = digest_cache
+        self._opened: tuple[Checkpoint, str, tuple[tuple[int, ...], ...]] | None = None
+        """With its digest, and what its files were then."""
+
+    def checkpoint(self, digest: str) -> Checkpoint:
+        """Raises BadCheckpoint when the model with this digest is not, or no longer, in the directory."""
+        from agent.compute.checkpoint import Checkpoint
+        from agent.compute.model_digest import model_digest
+
+        state = self._state()
+        if self._opened is None or self._opened[2] != state:
+            checkpoint = Checkpoint.open(self._directory)
+            self._opened = (checkpoint, model_digest(self._directory, self._digest_cache), state)
+        checkpoint, found, _ = self._opened
+        if found != digest:
+            raise BadCheckpoint(
+                f"{self._directory} was changed: its digest is {found[:12]}, {digest[:12]} is being served; "
+                "stop serving and start again"
+            )
+        return checkpoint
+
+    def _state(self) -> tuple[tuple[int, ...], ...]:
+        """Of all files, by name: what changes with their contents."""
+        files = [self._directory / "config.json", *sorted(self._directory.glob("*.safetensors"))]
+        seen = [file.stat() for file in files if file.exists()]
+        return tuple((each.st_size, each.st_mtime_ns, each.st_ctime_ns, each.st_ino) for each in seen)
 
 
 def _whole_file(write_to: Callable[[Callable[[int, memoryview], int]], int]) -> bytes:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import psutil
+import pytest
 
 from agent.compute.layer_store import LayerStore
+from agent.compute.model_digest import model_digest
 from agent.compute.part import PartKey
 from agent.compute.weights import make_part
+from edgectl import part_maker
 from edgectl.part_maker import MOST_IN_MEMORY, Job, PartMaker, make_parts
 from tests.fakes.fake_engine import MODEL_DIR
 from tests.fakes.weight_sources import CHECKPOINT, GIB, KEY
@@ -93,3 +98,62 @@ def test_the_childs_loop_answers_every_line(tmp_path: Path) -> None:
     assert [answer["bytes"] for answer in said] == [0] * 5
     assert [bool(answer["problem"]) for answer in said] == [False, False, False, True, True]
     assert LayerStore(tmp_path, GIB).find(fp16, "layer-000") is not None
+
+
+def test_a_model_that_was_changed_is_not_given_out_as_what_it_was(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MODEL_DIR, model)
+    store = LayerStore(tmp_path / "layers", GIB)
+
+    def lines() -> Iterator[bytes]:
+        yield Job(KEY, "layer-000").line()
+        file = next(iter(model.glob("*.safetensors")))
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        yield Job(KEY, "layer-001").line()
+        changed = PartKey(model_digest(model), KEY.quantization, KEY.block_size, KEY.compute)
+        yield Job(changed, "layer-001").line()
+
+    answers = io.BytesIO()
+    make_parts(model, store, lines(), answers)  # type: ignore[arg-type]
+    problems = [json.loads(line)["problem"] for line in answers.getvalue().splitlines()]
+    assert [bool(problem) for problem in problems] == [False, True, False]
+    assert "was changed" in problems[1]
+    assert store.find(KEY, "layer-001") is None
+
+
+def test_a_process_that_cannot_be_started_is_no_reason_to_give_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+    failures = [MemoryError("fork"), BlockingIOError(11, "no more processes")]
+
+    def scarce(*args: object, **settings: object) -> object:
+        if failures:
+            raise failures.pop()
+        return start(*args, **settings)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "Popen", scarce)
+    job = Job(KEY, "head")
+    with closing(PartMaker(MODEL_DIR, tmp_path / "layers", GIB)) as maker:
+        for said in ("no more processes", "fork"):
+            maker.make(job)
+            assert said in until(lambda: maker.take_problem(job))
+        maker.make(job)
+        until(lambda: LayerStore(tmp_path / "layers", GIB).find(KEY, "head"))
+
+
+def test_a_child_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LayerStore(tmp_path / "layers", GIB)
+    with closing(PartMaker(MODEL_DIR, store.root, GIB)) as maker:
+        maker.make(Job(KEY, "head"))
+        until(lambda: store.find(KEY, "head"))
+        [child] = [each for each in psutil.Process().children() if "edgectl.part_maker" in each.cmdline()]
+        child.suspend()
+        monkeypatch.setattr(part_maker, "MAKE_S", 0.1)
+        maker.make(Job(KEY, "embedding"))
+        assert "took longer" in until(lambda: maker.take_problem(Job(KEY, "embedding")))
+        monkeypatch.undo()
+        maker.make(Job(KEY, "embedding"))
+        until(lambda: store.find(KEY, "embedding"))
