@@ -109,6 +109,7 @@ FAILURES: dict[str, Failure] = {
     "device_lost": _lost(503, "A device that held layers was lost", _WATCH, 10.0),
     "worker_lost": _lost(503, "The worker process of a device died", _WATCH, 10.0),
     "unknown_micro_batch": _lost(500, "A device no longer knows this session's route", _BUG),
+    "unknown_session": _lost(500, "A device no longer knows this session", _BUG),
     "frame_refused": _lost(500, "A device refused a data frame", _BUG),
     "bad_message": _lost(500, "A device sent a control message that cannot be read", _BUG),
     "protocol_error": _lost(500, "A device broke the protocol", _BUG),

@@ -1,7 +1,8 @@
 """Sessions as the coordinator sees them: who waits, who has a row where, and each session's log of tokens.
 
 The log (prompt ids and emitted tokens) is what any device, the source included, can be replaced from. Events carry
-their index: a repeated one is dropped, a gap is asked for again. Pure: `now` is an argument.
+their index: a repeated one is dropped, a gap is asked for again. A source that knows nothing of a session that has no
+token yet never got its opening, which was lost with a connection: it gets it again. Pure: `now` is an argument.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from edgectl.traffic import Traffic
 
 RESUME_INTERVAL_S = 1.0
 """A gap is asked for again this often: the first time may have been lost with the connection that lost the events."""
+
+UNKNOWN_SESSION = "unknown_session"
+"""What a source says that is asked about a session it does not have."""
 
 MAX_PATIENCE_S = 86_400.0
 """Sources refuse more: whoever is due in a day is not due."""
@@ -64,6 +68,10 @@ class SessionRecord:
     emitted: list[int] = field(default_factory=list)
     resume_asked: float | None = None
     """When a gap was last asked for; None while there is none."""
+    asked: int = 0
+    """How often its source was asked since it was told to open the session."""
+    outdated: int = 0
+    """Of the questions before that, those that may still be answered: with what was true then."""
     cancelled_at: float = 0.0
 
     @property
@@ -142,15 +150,12 @@ class SessionTable:
             record = self._queue.pop()
             if record is None:
                 break
-            opening = record.opening
-            seat = self.traffic.choose(free, used, len(opening.prompt), opening.max_tokens)
+            seat = self.traffic.choose(free, used, len(record.opening.prompt), record.opening.max_tokens)
             used[seat.micro_batch] += 1
             record.seat, record.state, record.seated_s = seat, SessionState.RUNNING, now
             self.traffic.seated(seat, now)
             self._running[record.session] = record
-            patience_s = min(max(record.due_s - now, 0.0), MAX_PATIENCE_S)
-            message = msgspec.structs.replace(opening, micro_batch=seat.micro_batch, patience_s=patience_s)
-            effects.append(SendSource(seat.source, message))
+            effects.append(_opening(record, seat, now))
         return effects
 
     def on_token(self, event: TokenEvent, now: float) -> list[Effect]:
@@ -181,10 +186,13 @@ class SessionTable:
         return [] if record.state is SessionState.CANCELLING else [Deliver(event.session, event)]
 
     def on_failed(self, event: SessionFailed, now: float) -> list[Effect]:
-        """Frees the row; the session's reader gets the typed error."""
+        """Frees the row; the session's reader gets the typed error. One that its source never heard of begins."""
         record = self._running.get(event.session)
         if record is None:
             return []
+        is_running = record.state is SessionState.RUNNING
+        if event.code == UNKNOWN_SESSION and is_running and not record.emitted and record.seat is not None:
+            return self._open_again(record, record.seat, now)
         self._free(record, now)
         self.counts.failed += 1
         if record.state is SessionState.CANCELLING:
@@ -269,12 +277,28 @@ class SessionTable:
         if record.seat is not None:
             self.traffic.freed(record.seat, now - record.seated_s if has_ended else None, now)
 
+    def _open_again(self, record: SessionRecord, seat: Seat, now: float) -> list[Effect]:
+        """Its row is still its own. Whoever was asked twice says twice that there is no such session."""
+        if record.outdated:
+            record.outdated -= 1
+            return []
+        record.asked, record.outdated = 0, max(0, record.asked - 1)
+        record.resume_asked = None
+        return [_opening(record, seat, now)]
+
     def _ask_again(self, record: SessionRecord, now: float, *, insist: bool = False) -> list[Effect]:
         asked = record.resume_asked
         if not insist and asked is not None and now - asked < RESUME_INTERVAL_S:
             return []
         record.resume_asked = now
+        record.asked += 1
         return _to_source(record, ResumeEvents(record.session, len(record.emitted)))
+
+
+def _opening(record: SessionRecord, seat: Seat, now: float) -> SendSource:
+    patience_s = min(max(record.due_s - now, 0.0), MAX_PATIENCE_S)
+    message = msgspec.structs.replace(record.opening, micro_batch=seat.micro_batch, patience_s=patience_s)
+    return SendSource(seat.source, message)
 
 
 def _to_source(record: SessionRecord, message: CancelSession | ResumeEvents) -> list[Effect]:

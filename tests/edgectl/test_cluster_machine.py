@@ -201,6 +201,8 @@ class ClusterMachine(RuleBasedStateMachine):
             assert len(ends) <= 1
             assert not ends or events[-1] is ends[0]
             assert all(event.session == session for event in tokens)
+            # Whatever is lost on the way to a source is sent again.
+            assert tokens or not any(isinstance(end, EngineError) and end.code == "unknown_session" for end in ends)
 
     @invariant()
     def epochs_only_grow(self) -> None:

@@ -11,6 +11,7 @@ from agent.wire.messages import (
     Failed,
     Heartbeat,
     Load,
+    SessionEnded,
     SessionFailed,
     TokenEvent,
     Welcome,
@@ -259,3 +260,21 @@ def test_a_session_that_its_source_forgot_half_way_fails() -> None:
     scene.say("a", SessionFailed(session, "unknown_session", "a has no session"), worker=True)
     assert isinstance(scene.read[session][-1], EngineError)
     assert scene.cluster.sessions.running == 0
+
+
+def test_a_session_whose_opening_was_lost_with_a_connection_begins_all_the_same() -> None:
+    scene = Scene(rows_of(1, 2)).ready()
+    other, lost = scene.open(), scene.open()
+    scene.sent = [send for send in scene.sent if getattr(send.message, "session", "") != lost]
+    scene.settle()
+    assert list(scene.agents["a"].running) == [other]
+    for _ in range(3):
+        scene.agents["a"].connection += 1
+        scene.connect("a")  # Each time it is asked; all three questions arrive.
+    for send in scene.sent:
+        assert send.origin.startswith(b"a:0:")
+    scene.settle()
+    assert set(scene.agents["a"].running) == {other, lost}
+    for _ in range(3):
+        scene.token(lost)
+    assert isinstance(scene.read[lost][-1], SessionEnded)
