@@ -74,6 +74,12 @@ def place_of(device: str, opened: OpenMicroBatch, shape: ModelShape) -> Place:
     """Where `device` stands on the route of a micro-batch. Raises AgentError when the route cannot run here."""
     if not shape.resident:
         raise AgentError("nothing is loaded")
+    # Epoch 0 is what a refusal names when it cannot say whose frame it refuses.
+    if not (0 <= opened.micro_batch <= codec.MAX_MICRO_BATCH and 1 <= opened.epoch <= codec.MAX_EPOCH):
+        raise AgentError(
+            f"micro-batch {opened.micro_batch} in epoch {opened.epoch}: 0 to {codec.MAX_MICRO_BATCH} in 1 to "
+            f"{codec.MAX_EPOCH}"
+        )
     where = [i for i, stage in enumerate(opened.stages) if stage.device == device]
     if len(where) != 1:
         raise AgentError(f"route of micro-batch {opened.micro_batch} names {device} {len(where)} times, expected once")
@@ -109,6 +115,7 @@ class MicroBatch:
         self.id = opened.micro_batch
         self.epoch = opened.epoch
         self.rows = opened.rows
+        self.chunk = opened.chunk
         self.place = place
         self.route: RouteKey = tuple((stage.device, stage.start, stage.stop) for stage in place.stages)
         self.pipeline = opened.pipeline

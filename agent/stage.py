@@ -90,6 +90,7 @@ class Stage:
         peer = micro_batch.place.next.device
         still_needed = any(other.place.next.device == peer for other in self._micro_batches.values())
         if not still_needed and self._peers.pop(peer, None) is not None:
+            del self._round_trips[peer]
             effects.append(Disconnect(peer))
         return effects
 
@@ -127,11 +128,15 @@ class Stage:
         return []
 
     def resume_events(self, name: str, index: int) -> list[Effect]:
-        for micro_batch in self._micro_batches.values():
-            session = micro_batch.loop.session(name) if micro_batch.loop else None
-            if session is not None:
-                return _emit(list(session.events_from(index)))
-        return [Emit(SessionFailed(name, "unknown_session", f"{self._device} has no session {name}"))]
+        found = [
+            # It may have failed on a micro-batch that broke, and have been opened on another one since.
+            (session.has_ended, micro_batch.broken is not None, micro_batch.id, session)
+            for micro_batch in self._micro_batches.values()
+            if micro_batch.loop is not None and (session := micro_batch.loop.session(name)) is not None
+        ]
+        if not found:
+            return [Emit(SessionFailed(name, "unknown_session", f"{self._device} has no session {name}"))]
+        return _emit(list(min(found)[-1].events_from(index)))
 
     def coordinator_heard(self, now: float) -> None:
         self._coordinator_heard_s = now
@@ -173,6 +178,9 @@ class Stage:
         if micro_batch.incoming is None or device != micro_batch.place.previous.device:
             raise FrameRefused(RefusalReason.PEER, f"{device} is not the stage before {self._device}")
         micro_batch.previous_origin = origin
+        if frame.shape[1] > micro_batch.chunk:
+            # There is memory for what was agreed on, in the buffers and for the frames that are kept.
+            raise FrameRefused(RefusalReason.SHAPE, f"chunk of {frame.shape[1]} tokens, at most {micro_batch.chunk}")
         verdict = micro_batch.incoming.accept(frame, now)
         micro_batch.outgoing.release(frame.answered)
         if verdict is Verdict.DUPLICATE:
@@ -189,11 +197,11 @@ class Stage:
         if loop is None or micro_batch.answers is None or device != micro_batch.place.previous.device:
             raise FrameRefused(RefusalReason.PEER, f"{device} does not answer to {self._device}")
         answers = codec.decode_answers(frame.payload)
+        if loop.is_in_flight(frame.step) and len(answers) != loop.rows_in_flight(frame.step):
+            raise FrameRefused(RefusalReason.ROW, f"{len(answers)} answers to {loop.rows_in_flight(frame.step)} rows")
         if micro_batch.answers.accept(frame, now) is Verdict.DUPLICATE:
             self._telemetry.add("duplicates_dropped")
             return []
-        if len(answers) != loop.rows_in_flight(frame.step):
-            raise FrameRefused(RefusalReason.ROW, f"{len(answers)} answers to {loop.rows_in_flight(frame.step)} rows")
         if loop.kind(frame.step) is FrameKind.DECODE:
             in_wires_s = now - micro_batch.sent_s[frame.step] - frame.held_us / 1e6
             self._telemetry.observe("decode_wire_seconds", max(0.0, in_wires_s))

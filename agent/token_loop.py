@@ -24,6 +24,8 @@ from agent.wire.messages import FromSource, Opening, OpenSession
 CHUNKS_IN_FLIGHT = 2
 ENDED_SESSIONS_KEPT = 64
 """Ended sessions whose events a coordinator that lost its connection may still ask for."""
+ENDED_EVENTS_KEPT = 16384
+"""Of all of them together, the last one always: 3 MiB, or 40 MiB where each token comes with twenty alternatives."""
 ANSWER_LATE_S = 10.0
 """An answer this much later than expected fails the micro-batch. It is expected in twice the longest time yet, counted
 from when what went before it was answered: where many micro-batches share a slow stage, waiting is no lateness."""
@@ -98,6 +100,7 @@ class TokenLoop:
         self._step = 0
         self._in_flight: OrderedDict[int, _InFlight] = OrderedDict()
         self._ended: OrderedDict[str, Session] = OrderedDict()
+        self._ended_events = 0
         self._known: _Standing | None = None
         self._slowest_s_per_token = 0.0
         """Of a chunk, from when what went before it was answered."""
@@ -136,8 +139,12 @@ class TokenLoop:
         if self._rows[session.row] is session:
             self._rows[session.row] = None
             self._ended[session.opened.session] = session
-            while len(self._ended) > ENDED_SESSIONS_KEPT:
-                self._ended.popitem(last=False)
+            self._ended_events += len(session.events)
+            while len(self._ended) > ENDED_SESSIONS_KEPT or (
+                self._ended_events > ENDED_EVENTS_KEPT and len(self._ended) > 1
+            ):
+                _, forgotten = self._ended.popitem(last=False)
+                self._ended_events -= len(forgotten.events)
 
     # --- what could go ---
 
@@ -246,6 +253,9 @@ class TokenLoop:
                 if session.has_ended:
                     self.retire(session)
         return events
+
+    def is_in_flight(self, step: int) -> bool:
+        return step in self._in_flight
 
     def rows_in_flight(self, step: int) -> int:
         """Answers expected for a step in flight (0 when it does not sample). Raises KeyError."""

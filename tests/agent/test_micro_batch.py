@@ -13,7 +13,7 @@ from agent.effects import Outcome
 from agent.errors import AgentError
 from agent.micro_batch import NOTHING_LOADED, MicroBatch, ModelShape, SlotRanges, place_of
 from agent.wire.addresses import StageAddress
-from agent.wire.codec import CodecId, Frame, FrameKind, RowRef, decode_answers
+from agent.wire.codec import MAX_EPOCH, MAX_MICRO_BATCH, CodecId, Frame, FrameKind, RowRef, decode_answers
 from agent.wire.messages import Opening, OpenMicroBatch, Sampling
 from planner.types import LayerRange
 
@@ -75,6 +75,14 @@ def test_neighbours_form_a_ring() -> None:
 def test_a_route_that_cannot_run_here_says_why(opened: OpenMicroBatch, loaded: ModelShape, words: str) -> None:
     with pytest.raises(AgentError, match=words):
         place_of("a", opened, loaded)
+
+
+@pytest.mark.parametrize(
+    ("number", "epoch"), [(-1, 1), (MAX_MICRO_BATCH + 1, 1), (1, 0), (1, -5), (1, MAX_EPOCH + 1), (2**64 - 1, 1)]
+)
+def test_numbers_that_no_frame_could_carry_are_refused(number: int, epoch: int) -> None:
+    with pytest.raises(AgentError, match=f"micro-batch {number} in epoch {epoch}"):
+        place_of("a", OpenMicroBatch(number, epoch, 1, 4, "fp16", route(6)), shape())
 
 
 @pytest.mark.parametrize(("loss", "seed"), [(-0.1, 0), (1.1, 0), (float("nan"), 0), (0.5, -1), (0.5, 1 << 64)])

@@ -24,6 +24,7 @@ from agent.wire.messages import (
     Failed,
     MicroBatchClosed,
     MicroBatchOpened,
+    Opening,
     OpenMicroBatch,
     OpenSession,
     Sampling,
@@ -157,6 +158,29 @@ def test_an_answer_with_a_broken_payload_is_refused_and_the_session_fails() -> N
     assert "payload: a: answers" in end.detail
 
 
+def test_an_answer_for_too_few_rows_is_refused_and_leaves_no_trace() -> None:
+    ring = three_stages()
+    opened = session("s", range(3), 2)
+    ring.open_session("a", opened)
+    while not ring.links["c", "a"].frames:
+        ring.perform(ring.actions()[0])
+    short = msgspec.structs.replace(ring.first_frame("c", "a"), payload=codec.encode_answers(()))
+    _, refusal = reply_to(ring.members["a"].stage.on_parts(b"x", "c", parts(short), 0.0))
+    assert codec.decode_refusal(refusal.payload).detail == "a: 0 answers to 1 rows"
+    ring.settle()
+    assert ring.tokens("s") == ring.expected(opened), "the right answer is no duplicate"
+
+
+def test_a_chunk_longer_than_was_agreed_on_is_refused() -> None:
+    one = stage("b", LayerRange(2, 4))
+    one.open_micro_batch(opening())
+    longer = msgspec.structs.replace(SAMPLE, shape=(1, 5, HIDDEN), payload=bytes(10 * HIDDEN))
+    _, refusal = reply_to(one.on_parts(b"x", "a", parts(longer), 0.0))
+    assert codec.decode_refusal(refusal.payload).detail == "b: chunk of 5 tokens, at most 4"
+    fits = msgspec.structs.replace(SAMPLE, openings=(Opening(0, 1, Sampling()),))
+    assert one.on_parts(b"x", "a", parts(fits), 0.0) == [], "it left no trace"
+
+
 # --- micro-batches ---
 
 
@@ -213,6 +237,20 @@ def test_a_run_that_ends_after_its_epoch_changes_nothing() -> None:
     one.close_micro_batch(1)
     assert one.on_computed(job, step.run(job, executor, lambda: 0.0), 0.0) == []
     assert one.on_compute_failed(job, ValueError("x")) == []
+
+
+def test_a_session_that_failed_on_one_micro_batch_is_resumed_where_it_runs_now() -> None:
+    ring = three_stages()
+    ring.open_micro_batch(2, 1, "abc")
+    ring.open_session("a", session("s", range(3), 3))
+    job = ring.members["a"].stage.next_job(ring.now)
+    assert job is not None
+    ring.perform_effects("a", ring.members["a"].stage.on_compute_failed(job, ValueError("no memory")))
+    ring.open_session("a", session("s", range(3), 3, micro_batch=2))
+    ring.settle()
+    again = [effect.message for effect in ring.members["a"].stage.resume_events("s", 0) if isinstance(effect, Emit)]
+    assert [event.token for event in again if isinstance(event, TokenEvent)] == ring.expected(session("s", range(3), 3))
+    assert again[-1] == SessionEnded("s", "length", 3)
 
 
 # --- computing ---

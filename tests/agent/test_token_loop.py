@@ -13,6 +13,7 @@ from agent.sessions import MAX_PATIENCE_S
 from agent.token_loop import (
     ANSWER_LATE_S,
     CHUNKS_IN_FLIGHT,
+    ENDED_EVENTS_KEPT,
     ENDED_SESSIONS_KEPT,
     FIRST_ANSWER_S,
     STALLED_ROUNDS,
@@ -91,6 +92,24 @@ def test_a_name_is_taken_while_its_events_are_kept() -> None:
     assert loop.session("s0") is None
     assert loop.session("s1") is not None
     loop.open(session("s0", range(2)))
+
+
+def test_events_of_long_sessions_are_kept_for_fewer_of_them() -> None:
+    loop = TokenLoop(1, 4, CONTEXT, VOCABULARY)
+    length = ENDED_EVENTS_KEPT // 3
+    for number in range(9):
+        one = loop.open(session(f"s{number}", range(2)))
+        one.events += [TokenEvent(f"s{number}", index, 1) for index in range(length)]
+        one.end("cancelled")
+        loop.retire(one)
+        assert loop.session(f"s{number}") is one
+    assert [number for number in range(9) if loop.session(f"s{number}") is not None] == [7, 8]
+    one = loop.open(session("longest", range(2)))
+    one.events += [TokenEvent("longest", index, 1) for index in range(4 * length)]
+    one.end("cancelled")
+    loop.retire(one)
+    assert loop.session("longest") is one
+    assert loop.session("s8") is None
 
 
 # --- frames ---
