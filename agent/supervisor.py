@@ -129,8 +129,8 @@ class Supervisor:
             case Readable(descriptor) if self._weights is not None and self._weights.owns(descriptor):
                 if self._weights.on_readable():
                     self._say_hello()
-            case Readable() if self._channel is not None:
-                # Without a channel: an event before this one found the worker gone.
+            case Readable(descriptor) if self._channel is not None and self._channel.fileno() == descriptor:
+                # Else an event before this one found the process gone, and nothing may be there to read.
                 self._on_worker_readable()
 
     def _on_control(self, data: bytes) -> None:

@@ -23,6 +23,8 @@ RESTART_S = 30.0
 SETTLE_S = 10.0
 """How long the coordinator's greeting waits for a child that says nothing."""
 STOP_S = 2.0
+SEND_S = 1.0
+"""A child that takes nothing from its pipe for so long is replaced: whoever waits for it cannot say that it lives."""
 
 
 class BulkReady(Message, frozen=True):
@@ -48,10 +50,10 @@ class WeightChild:
 
     def tend(self, now: float) -> bool:
         """Start it when it does not run; called several times a second. True as in `on_readable`."""
+        was_settled = self.is_settled
         if self._process is None and now >= self._start_at_s:
             self._start_at_s = now + RESTART_S
             self._start()
-        was_settled = self.is_settled
         self.is_settled |= now >= self._start_at_s - RESTART_S + SETTLE_S
         return self.is_settled != was_settled
 
@@ -59,14 +61,22 @@ class WeightChild:
         ours, theirs = socket.socketpair()
         # As for the worker: nobody's files shadow ours, and a terminal's signals are the supervisor's.
         safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-        self._process = subprocess.Popen(
-            [sys.executable, *safe_path, "-m", "agent.weight_server", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
-        theirs.close()
+        ours.settimeout(SEND_S)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, *safe_path, "-m", "agent.weight_server", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as problem:
+            logger.warning("weight_server_not_started", extra={"problem": str(problem), "restart_in_s": RESTART_S})
+            ours.close()
+            self._forget()
+            return
+        finally:
+            theirs.close()
         self._channel = WorkerChannel(ours)
         self._client.register(ours.fileno())
         self._send(Configure.of(self._config))

@@ -250,3 +250,19 @@ def test_a_request_and_the_workers_end_in_one_poll(tmp_path: Path) -> None:
     supervisor._on_event(Readable(descriptor))
     assert supervisor._process is None
     supervisor._client.close()
+
+
+@pytest.mark.timeout(20)
+def test_news_of_a_process_that_is_gone_is_not_taken_for_the_workers(tmp_path: Path) -> None:
+    """Reading the worker's pipe then would wait until the worker says something."""
+    supervisor = supervisor_alone(tmp_path)
+    supervisor._start_worker(0.0)
+    process, channel = supervisor._process, supervisor._channel
+    assert process is not None
+    assert channel is not None
+    process.send_signal(signal.SIGSTOP)
+    supervisor._on_event(Readable(channel.fileno() + 100))
+    assert supervisor._process is process
+    process.kill()
+    supervisor._stop_worker()
+    supervisor._client.close()

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
+import subprocess
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import psutil
+import pytest
 
+from agent.config import AgentConfig
+from agent.weight_child import RESTART_S, WeightChild
 from agent.wire.addresses import BulkSource, PeerKey
 from agent.wire.bulk import Fetch, ReplyKind, decode_reply
 from agent.wire.bulk_plane import BulkClient
-from agent.wire.events import Connected, Refused, Replied
+from agent.wire.control_plane import ControlClient
+from agent.wire.events import Connected, Readable, Refused, Replied
 from agent.wire.messages import PROTOCOL_VERSION, Hello, Load, Loaded, LoadProgress, Unload, Welcome
-from agent.wire.security import KeyPair, generate_keys
+from agent.wire.security import KeyPair, create_key_file, generate_keys
 from tests.fakes.agent_process import AgentProcess, Coordinator, agent, wait_until
 from tests.fakes.sockets import free_port
 from tests.fakes.weight_sources import KEY, filled_store
@@ -156,3 +163,56 @@ def test_a_load_that_waits_for_weights_reports_and_gives_way_to_the_next(tmp_pat
             assert one.stop()[0] == 0
 
     asyncio.run(scenario())
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[WeightChild]:
+    """A child whose supervisor is the test."""
+    create_key_file(tmp_path / "agent.key")
+    config = AgentConfig(
+        name="d1",
+        coordinator="tcp://127.0.0.1:1",
+        coordinator_key=PEER.public,
+        key_file=tmp_path / "agent.key",
+        cache_dir=tmp_path / "cache",
+        bulk_bind="tcp://127.0.0.1:0",
+    )
+    with closing(ControlClient(generate_keys(), config.coordinator, PEER.public, "d1")) as client:
+        child = WeightChild(config, client)
+        yield child
+        child.stop()
+
+
+def wait_until_it_serves(alone: WeightChild) -> None:
+    while not alone.endpoint:
+        for event in alone._client.poll(1000):
+            if isinstance(event, Readable) and alone.owns(event.fd):
+                alone.on_readable()
+
+
+def test_a_child_that_cannot_be_started_keeps_nobody_waiting(
+    alone: WeightChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(*_: object, **__: object) -> object:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    open_before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", scarce)
+        assert alone.tend(0.0), "settled: there is none"
+        assert not alone.tend(1.0)
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    alone.tend(RESTART_S)
+    wait_until_it_serves(alone)
+
+
+@pytest.mark.timeout(30)
+def test_a_child_that_reads_nothing_does_not_hold_up_its_supervisor(alone: WeightChild) -> None:
+    alone.tend(0.0)
+    wait_until_it_serves(alone)
+    [process] = [each for each in psutil.Process().children() if "agent.weight_server" in each.cmdline()]
+    process.suspend()
+    peers = tuple(PeerKey(f"d{number}", PEER.public) for number in range(500))
+    while alone.endpoint:
+        alone.welcome(Welcome(PROTOCOL_VERSION, "0.0.0", peers))
+    assert not process.is_running()
