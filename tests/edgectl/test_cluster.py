@@ -1,4 +1,4 @@
-"""The coordinator's state machine in scripted scenarios; `test_cluster_machine` plays random ones."""
+"""The coordinator's state machine in scripted scenarios; `tests/test_cluster_machine.py` plays random ones."""
 
 from __future__ import annotations
 
