@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 Pwrite = Callable[[int, memoryview | bytes, int], int]
 """`os.pwrite`: a test passes one that runs out of room."""
 
+MOST_OPENINGS = 8
+"""Tries for a partial file that others rename or evict between its opening and its lock."""
 MAX_PART_BYTES = 64 << 30
 """The largest embedding of a public model takes 8 GiB in fp32."""
 
@@ -59,10 +62,14 @@ class PartTarget:
         self._path: Path | None = None
         """The partial file; None for memory."""
         try:
-            self._open_file()
-        except (OSError, BadCheckpoint) as problem:
-            self._to_memory(str(problem))
-        self._mapped = self._map()
+            try:
+                self._open_file()
+            except OSError as problem:
+                self._to_memory(str(problem))
+            self._mapped = self._map()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def in_memory(self) -> bool:
@@ -87,18 +94,17 @@ class PartTarget:
             self._marks[number] = 1
             self._put(b"\1", self._marks_at + number)
         except OSError as problem:
-            if self.in_memory:
-                raise
-            self._to_memory(problem.strerror or str(problem))
-            self._mapped = self._map()
+            self._give_up_file(problem)
             self.write(name, offset, data)
 
     def forget(self, name: str) -> None:
-        """A tensor's contents are wrong."""
+        """A tensor's contents are wrong. Raises OSError as `write` does."""
         count, first = self._count(name), self._first[name]
         self._marks[first : first + count] = bytes(count)
-        if count:
+        try:
             self._put(bytes(count), self._marks_at + first)
+        except OSError as problem:  # a file system that writes elsewhere what it overwrites can be full for this too
+            self._give_up_file(problem)
 
     def matches(self, name: str) -> bool:
         """Whether a tensor that is there has its digest."""
@@ -138,10 +144,14 @@ class PartTarget:
     def _open_file(self) -> None:
         """The partial file, locked and with what is in it already. Raises OSError."""
         path = self._store.partial(self._key, self.part)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        if not lock_file(self._descriptor):
-            raise OSError("another process is fetching it")
+        self._open_locked(path)
         size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, len(self.header.raw), 0) != self.header.raw:
+            # Not cut: a process that fetched it before may have it mapped still.
+            path.unlink()
+            self.close()
+            self._open_locked(path)
+            size = os.fstat(self._descriptor).st_size
         if size < self.header.file_bytes and not self._store.make_room(self.header.file_bytes):
             path.unlink(missing_ok=True)
             raise OSError("it is beyond the limit of the cache")
@@ -151,9 +161,22 @@ class PartTarget:
             self._marks = bytearray(b"\1" * len(self._marks))  # It ended between the cut and the new name.
         elif head == self.header.raw and size == self._whole:
             self._marks = bytearray(os.pread(self._descriptor, len(self._marks), self._marks_at))
-        else:
-            os.ftruncate(self._descriptor, 0)
         self._lay_out()
+
+    def _open_locked(self, path: Path) -> None:
+        """Raises OSError: for a file that another process writes, or that is none."""
+        for _ in range(MOST_OPENINGS):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            if not lock_file(self._descriptor):
+                raise OSError("another process is fetching it")
+            status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(f"{path} is not a regular file")
+            # Before the lock it may have been evicted, or become somebody's whole part, which nobody writes to.
+            if path.exists() and path.stat().st_ino == status.st_ino:
+                return
+            self.close()
+        raise OSError(f"{path} comes and goes")
 
     @property
     def _whole(self) -> int:
@@ -163,6 +186,13 @@ class PartTarget:
         os.ftruncate(self._descriptor, self._whole)
         self._put(self.header.raw, 0)
         self._put(bytes(self._marks), self._marks_at)
+
+    def _give_up_file(self, problem: OSError) -> None:
+        """Raises `problem` when this is memory already."""
+        if self.in_memory:
+            raise problem
+        self._to_memory(problem.strerror or str(problem))
+        self._mapped = self._map()
 
     def _to_memory(self, problem: str) -> None:
         """Go on in an anonymous file with what is there."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent import weight_target
 from agent.compute.layer_file import LayerFile
-from agent.compute.layer_store import LayerStore
+from agent.compute.layer_store import LayerStore, lock_file
 from agent.compute.part import PartKey
 from agent.errors import BadCheckpoint
 from agent.weight_target import MAX_PART_BYTES, PartTarget
@@ -151,3 +152,89 @@ def test_a_size_that_is_absurd_is_refused(whole: LayerFile, tmp_path: Path) -> N
     entries = {"large": entry._replace(stop=MAX_PART_BYTES + 1)}
     with pytest.raises(BadCheckpoint, match="layer-000 of 68719476737 bytes"):
         PartTarget(replace(whole.header, entries=entries), KEY, PART, LayerStore(tmp_path, 1 << 30))
+
+
+def test_another_manifest_takes_nothing_from_who_still_reads_the_first_ones(whole: LayerFile, tmp_path: Path) -> None:
+    """A part that could not get its name: unlocked, and mapped as long as its model is loaded."""
+    store = LayerStore(tmp_path, 1 << 30)
+    target = PartTarget(whole.header, KEY, PART, store)
+    for name, offset in chunks(whole):
+        put(target, whole, name, offset)
+    target.close()
+    other = LayerStore(tmp_path / "other", 1 << 30).write(KEY, PART, {"a": np.zeros(1 << 16, np.uint8)})
+    assert other is not None
+    second = PartTarget(other.header, KEY, PART, store)
+    second.write("a", 0, bytes(1 << 16))
+    assert second.matches("a")
+    check_whole(target)
+
+
+def test_a_file_that_gets_its_name_before_it_is_locked_is_not_written_to(
+    whole: LayerFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LayerStore(tmp_path, 1 << 30)
+    partial = store.partial(KEY, PART)
+    partial.write_bytes(whole.path.read_bytes())
+    named = partial.with_suffix(".safetensors")
+
+    def late(descriptor: int) -> bool:
+        if not named.exists():
+            partial.rename(named)
+        return lock_file(descriptor)
+
+    monkeypatch.setattr(weight_target, "lock_file", late)
+    target = PartTarget(whole.header, KEY, PART, store)
+    assert target.have()["large"] == []
+    assert not target.in_memory
+    assert named.read_bytes() == whole.path.read_bytes()
+
+
+def test_a_file_that_comes_and_goes_is_not_waited_for(
+    whole: LayerFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LayerStore(tmp_path, 1 << 30)
+    partial = store.partial(KEY, PART)
+    open_before = len(os.listdir("/proc/self/fd"))
+
+    def evicted(_: int) -> bool:
+        partial.unlink()
+        return True
+
+    monkeypatch.setattr(weight_target, "lock_file", evicted)
+    target = PartTarget(whole.header, KEY, PART, store)
+    assert target.in_memory
+    target.close()
+    del target
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_left_alone(whole: LayerFile, tmp_path: Path) -> None:
+    store = LayerStore(tmp_path, 1 << 30)
+    partial = store.partial(KEY, PART)
+    os.mkfifo(partial)
+    target = PartTarget(whole.header, KEY, PART, store)
+    for name, offset in chunks(whole):
+        put(target, whole, name, offset)
+    target.finish()
+    check_whole(target)
+    assert partial.is_fifo()
+
+
+def test_a_disk_without_room_for_a_correction_costs_nothing_else(whole: LayerFile, tmp_path: Path) -> None:
+    is_full = False
+
+    def pwrite(descriptor: int, data: memoryview | bytes, offset: int) -> int:
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.pwrite(descriptor, data, offset)
+
+    target = PartTarget(whole.header, KEY, PART, LayerStore(tmp_path, 1 << 30), pwrite)
+    for name, offset in chunks(whole):
+        put(target, whole, name, offset)
+    is_full = True
+    target.forget("small")
+    assert target.in_memory
+    assert target.have() == {"large": [0, 1, 2], "small": [], "empty": []}
+    put(target, whole, "small", 0)
+    check_whole(target)
