@@ -37,6 +37,8 @@ class ModelShape(NamedTuple):
 
 
 MAX_LOSS_SEED = 1 << 64
+MAX_CHUNK_BYTES = 64 << 20
+"""A message's part may have as many (`data_plane.DATA_LIMITS`)."""
 
 NOTHING_LOADED = ModelShape(0, 0, 0, 0, ())
 
@@ -101,6 +103,12 @@ def place_of(device: str, opened: OpenMicroBatch, shape: ModelShape) -> Place:
         raise AgentError(f"{opened.rows} rows, 1 to {codec.MAX_ROWS} possible")
     if not 3 <= opened.chunk <= codec.MAX_TOKENS_PER_ROW:
         raise AgentError(f"prefill chunk of {opened.chunk}, 3 to {codec.MAX_TOKENS_PER_ROW} possible")
+    chunk_bytes = codec.payload_bytes(CODEC_IDS[opened.codec], (1, opened.chunk, shape.hidden_size))
+    if chunk_bytes > MAX_CHUNK_BYTES:
+        raise AgentError(
+            f"a prefill chunk of {opened.chunk} tokens in {opened.codec} is {chunk_bytes >> 20} MiB, "
+            f"{MAX_CHUNK_BYTES >> 20} fit a frame: open with shorter chunks"
+        )
     return place
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from agent.effects import Outcome
 from agent.errors import AgentError
-from agent.micro_batch import NOTHING_LOADED, MicroBatch, ModelShape, SlotRanges, place_of
+from agent.micro_batch import MAX_CHUNK_BYTES, NOTHING_LOADED, MicroBatch, ModelShape, SlotRanges, place_of
 from agent.wire.addresses import StageAddress
 from agent.wire.codec import MAX_EPOCH, MAX_MICRO_BATCH, CodecId, Frame, FrameKind, RowRef, decode_answers
+from agent.wire.data_plane import DATA_LIMITS
 from agent.wire.messages import Opening, OpenMicroBatch, Sampling
 from planner.types import LayerRange
 
@@ -83,6 +84,15 @@ def test_a_route_that_cannot_run_here_says_why(opened: OpenMicroBatch, loaded: M
 def test_numbers_that_no_frame_could_carry_are_refused(number: int, epoch: int) -> None:
     with pytest.raises(AgentError, match=f"micro-batch {number} in epoch {epoch}"):
         place_of("a", OpenMicroBatch(number, epoch, 1, 4, "fp16", route(6)), shape())
+
+
+def test_a_chunk_that_no_frame_could_carry_is_refused() -> None:
+    assert DATA_LIMITS.part_bytes == MAX_CHUNK_BYTES
+    wide = ModelShape(6, 8192, 8, CONTEXT, (LayerRange(0, 6),))
+    most = MAX_CHUNK_BYTES // (4 * 8192)
+    place_of("a", OpenMicroBatch(1, 1, 1, most, "fp32", route(6)), wide)
+    with pytest.raises(AgentError, match="a prefill chunk of 2049 tokens in fp32 is 64 MiB, 64 fit a frame"):
+        place_of("a", OpenMicroBatch(1, 1, 1, most + 1, "fp32", route(6)), wide)
 
 
 @pytest.mark.parametrize(("loss", "seed"), [(-0.1, 0), (1.1, 0), (float("nan"), 0), (0.5, -1), (0.5, 1 << 64)])
