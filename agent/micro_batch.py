@@ -106,7 +106,7 @@ def place_of(device: str, opened: OpenMicroBatch, shape: ModelShape) -> Place:
     chunk_bytes = codec.payload_bytes(CODEC_IDS[opened.codec], (1, opened.chunk, shape.hidden_size))
     if chunk_bytes > MAX_CHUNK_BYTES:
         raise AgentError(
-            f"a prefill chunk of {opened.chunk} tokens in {opened.codec} is {chunk_bytes >> 20} MiB, "
+            f"a prefill chunk of {opened.chunk} tokens in {opened.codec} is {-(-chunk_bytes >> 20)} MiB, "
             f"{MAX_CHUNK_BYTES >> 20} fit a frame: open with shorter chunks"
         )
     return place

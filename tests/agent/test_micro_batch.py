@@ -91,7 +91,7 @@ def test_a_chunk_that_no_frame_could_carry_is_refused() -> None:
     wide = ModelShape(6, 8192, 8, CONTEXT, (LayerRange(0, 6),))
     most = MAX_CHUNK_BYTES // (4 * 8192)
     place_of("a", OpenMicroBatch(1, 1, 1, most, "fp32", route(6)), wide)
-    with pytest.raises(AgentError, match="a prefill chunk of 2049 tokens in fp32 is 64 MiB, 64 fit a frame"):
+    with pytest.raises(AgentError, match="a prefill chunk of 2049 tokens in fp32 is 65 MiB, 64 fit a frame"):
         place_of("a", OpenMicroBatch(1, 1, 1, most + 1, "fp32", route(6)), wide)
 
 
