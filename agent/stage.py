@@ -257,8 +257,8 @@ class Stage:
             self._telemetry.observe("prefill_compute_seconds", compute_s)
             self._telemetry.observe("prefill_wait_seconds", wait_s)
         self._telemetry.add("residual_saturated", outcome.saturated)
-        micro_batch = self._micro_batches.get(job.micro_batch)
-        if micro_batch is None or micro_batch.epoch != job.epoch or micro_batch.broken is not None:
+        micro_batch = self._micro_batch_of(job)
+        if micro_batch is None:
             self._schedule.has_failed()
             return []
         self._schedule.has_run(job, compute_s, outcome.finished_s)
@@ -278,11 +278,17 @@ class Stage:
 
     def on_compute_failed(self, job: Job, problem: Exception) -> list[Effect]:
         """The executor refused or failed a job: as if the frame had been refused."""
-        refused = FrameRefused(RefusalReason.COMPUTE, f"{self._device}, layers {job.layers}: {problem}")
+        detail = str(problem)[: codec.MAX_DETAIL]  # A runtime's errors may be long, and travel from here on.
+        refused = FrameRefused(RefusalReason.COMPUTE, f"{self._device}, layers {job.layers}: {detail}")
         self._telemetry.refused(refused.reason)
         self._schedule.has_failed()
-        micro_batch = self._micro_batches.get(job.micro_batch)
+        micro_batch = self._micro_batch_of(job)
         return [] if micro_batch is None else self._break(micro_batch, job.step, refused)
+
+    def _micro_batch_of(self, job: Job) -> MicroBatch | None:
+        """Unless it was closed, replaced or broken since."""
+        micro_batch = self._micro_batches.get(job.micro_batch)
+        return micro_batch if micro_batch and micro_batch.epoch == job.epoch and micro_batch.broken is None else None
 
     # --- refusals and reconnects ---
 

@@ -234,6 +234,8 @@ def test_a_run_that_ends_after_its_epoch_changes_nothing() -> None:
     assert job is not None
     one.open_micro_batch(opening(epoch=2))
     assert one.on_computed(job, step.run(job, executor, lambda: 0.0), 0.0) == []
+    assert one.on_compute_failed(job, ValueError("x")) == []
+    assert one.open_session(session("t", [1, 2]), 0.0) == [], "the new one is not broken"
     one.close_micro_batch(1)
     assert one.on_computed(job, step.run(job, executor, lambda: 0.0), 0.0) == []
     assert one.on_compute_failed(job, ValueError("x")) == []
