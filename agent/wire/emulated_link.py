@@ -19,7 +19,20 @@ from agent.wire.codec import Buffer
 from agent.wire.event_poll import EventPoll
 from agent.wire.events import Connected, Disconnected, Event, Refused, Replied
 from agent.wire.link_clock import check_shape
-from agent.wire.link_sender import Close, Connection, Due, Happened, LinkSender, Mailbox, Open, Parcel, Renew, Stop
+from agent.wire.link_sender import (
+    Close,
+    Connection,
+    Due,
+    Happened,
+    LinkSender,
+    Mailbox,
+    Open,
+    Parcel,
+    Renew,
+    Stop,
+    answer_bytes,
+    close_unopened,
+)
 from agent.wire.security import KeyPair
 from agent.wire.transport import Context, Dealer, DealerEvents, Limits, check_parts, new_poll
 
@@ -128,6 +141,7 @@ class EmulatedLink:
         """End the thread and close its connections; what is under way is dropped."""
         self._inbox.put(Stop())
         self._thread.join()
+        close_unopened(self._inbox.left())
         self._poll.forget(self._outbox.descriptor)
         self._inbox.close()
         self._outbox.close()
@@ -145,6 +159,8 @@ class EmulatedLink:
                     raise RuntimeError("the thread of an emulated link ended") from letter
 
     def _hand_out(self, over: Connection, event: Event, events: list[Event]) -> None:
+        if isinstance(event, Replied):
+            over.read_bytes += answer_bytes(event)
         if over not in self._dealers:
             return  # closed meanwhile
         if isinstance(event, Replied):

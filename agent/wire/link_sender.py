@@ -1,7 +1,7 @@
 """The thread of an emulated link: sleeps until the next frame has arrived, and owns the connections it goes over.
 
 It is fed with letters and answers with letters, each side through a Mailbox; nothing else is shared between the two
-threads but the counters of a Connection, which the thread alone writes.
+threads but the counters of a Connection, each of which one of the two writes.
 """
 
 from __future__ import annotations
@@ -11,25 +11,36 @@ import os
 import random
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple, Union
 
 from agent.wire.addresses import LinkShape
 from agent.wire.event_poll import EventPoll
-from agent.wire.events import Connected, Disconnected, Event, Readable
+from agent.wire.events import Connected, Disconnected, Event, Readable, Replied
 from agent.wire.link_clock import LinkClock
 from agent.wire.transport import Dealer, new_poll
+
+MAX_UNREAD_BYTES = 64 << 20
+"""Of answers that the loop has not taken, on one connection: beyond, the connection is renewed, as where a queue is
+full. The loop takes none while it computes, and answers are small."""
+LETTER_BYTES = 1 << 10
+"""What an answer takes beside its bytes, at most."""
 
 
 class Connection:
     """Stands for one connection over the link, by identity."""
 
-    __slots__ = ("done", "opened")
+    __slots__ = ("done", "heard_bytes", "opened", "read_bytes")
 
     def __init__(self) -> None:
         self.done = 0
         """Frames that arrived or were dropped."""
         self.opened = 0
         """Handshakes that succeeded."""
+        self.heard_bytes = 0
+        """Of answers that the thread has passed on."""
+        self.read_bytes = 0
+        """Of those that the loop has taken; it alone writes this."""
 
 
 class Parcel(NamedTuple):
@@ -98,8 +109,18 @@ class Mailbox:
         os.eventfd_read(self.descriptor)
         return [self._letters.popleft() for _ in range(len(self._letters))]
 
+    def left(self) -> list[object]:
+        """What nobody took, when no other thread uses this any more."""
+        left, self._letters = list(self._letters), deque()
+        return left
+
     def close(self) -> None:
         os.close(self.descriptor)
+
+
+def answer_bytes(event: Replied) -> int:
+    """What an answer that waits for the loop takes."""
+    return LETTER_BYTES + sum(map(len, event.parts))
 
 
 class LinkSender:
@@ -115,6 +136,8 @@ class LinkSender:
         """Handed over, not begun: the link is still taken. So what is dropped here has cost the link nothing."""
         self._travelling: deque[tuple[float, Parcel]] = deque()
         """With the time of arrival."""
+        self._taken: deque[object] = deque()
+        """Letters that are being obeyed."""
         self._is_stopped = False
 
     def run(self) -> None:
@@ -130,6 +153,7 @@ class LinkSender:
         finally:
             for dealer in self._dealers.values():
                 dealer.close()
+            close_unopened(self._taken)
 
     def report(self, over: Connection, event: Event) -> Event:
         """What a dealer tells of its connection; the event itself, so that the poll returns."""
@@ -137,6 +161,12 @@ class LinkSender:
             over.opened += 1
         elif isinstance(event, Disconnected):
             self._drop(over)
+        elif isinstance(event, Replied):
+            if over.heard_bytes - over.read_bytes > MAX_UNREAD_BYTES:
+                if self._dealers[over].is_connected:
+                    self._dealers[over].renew()
+                return event
+            over.heard_bytes += answer_bytes(event)
         self._outbox.put(Happened(over, event))
         return event
 
@@ -172,8 +202,9 @@ class LinkSender:
                 self._dealers[over].send(parcel.parts)
 
     def _obey(self, poll: EventPoll, events: list[Event]) -> None:
-        for letter in self._inbox.take():
-            match letter:
+        self._taken.extend(self._inbox.take())
+        while self._taken:
+            match letter := self._taken.popleft():
                 case Parcel():
                     self._accept(letter)
                 case Open(over, dealer):
@@ -192,7 +223,8 @@ class LinkSender:
 
     def _accept(self, parcel: Parcel) -> None:
         over = parcel.over
-        if isinstance(over, Connection) and parcel.handshake != over.opened:
+        # Also when the connection was lost before this was read, and no other one has come yet.
+        if isinstance(over, Connection) and (parcel.handshake != over.opened or not self._dealers[over].is_connected):
             over.done += 1
             return
         self._waiting.append(parcel)
@@ -203,6 +235,13 @@ class LinkSender:
         self._waiting = deque(parcel for parcel in self._waiting if parcel.over is not over)
         self._travelling = deque(entry for entry in self._travelling if entry[1].over is not over)
         over.done += before - len(self._waiting) - len(self._travelling)
+
+
+def close_unopened(letters: Iterable[object]) -> None:
+    """Close the connections in letters that nobody will obey: an open socket keeps its context from terminating."""
+    for letter in letters:
+        if isinstance(letter, Open):
+            letter.dealer.close()
 
 
 def seeded_clock(shape: LinkShape) -> LinkClock:

@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from agent.errors import ConfigError
-from agent.wire import data_plane, emulated_link
+from agent.wire import data_plane, emulated_link, link_sender
 from agent.wire.addresses import LinkShape
 from agent.wire.data_plane import DATA_LIMITS, MAX_EMULATED_LINKS, DataPlane
 from agent.wire.events import Connected, Disconnected, Event, Received, Replied
@@ -314,3 +314,26 @@ def test_an_error_of_the_thread_is_the_loops(
     first.send("second", [b"", b"x"])
     with pytest.raises(RuntimeError, match="the thread of an emulated link ended"):
         first.poll(5000)
+
+
+@pytest.mark.timeout(30)
+def test_a_link_whose_thread_has_ended_can_still_be_closed(second: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that came too late for the thread is closed by the loop: its context waits for every socket."""
+    with closing(DataPlane(FIRST, ALLOW, LOOPBACK)) as plane:
+        emulated(plane, second, LinkShape("second"))
+        monkeypatch.setattr(LinkSender, "_carry", lambda *_: 1 / 0)
+        plane.send("second", [b"", b"x"])
+        with pytest.raises(RuntimeError, match="ended"):
+            plane.poll(5000)
+        plane.connect("2nd", second.endpoint, SECOND.public)
+
+
+def test_what_the_loop_takes_makes_room(first: DataPlane, second: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_sender, "MAX_UNREAD_BYTES", 10_000)
+    emulated(first, second, LinkShape("second"))
+    for number in range(50):
+        assert first.send("second", [b"", b"x"])
+        [event] = second.poll(5000)
+        assert isinstance(event, Received)
+        second.reply(event.origin, [b"%d" % number, bytes(5000)])
+        assert receive(first, 1)[0][1] == bytes(5000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,21 @@ import pytest
 from agent.errors import ConfigError
 from agent.wire.addresses import LinkShape
 from agent.wire.event_poll import EventPoll
-from agent.wire.link_sender import Close, Connection, Due, LinkSender, Mailbox, Open, Parcel, Stop, seeded_clock
+from agent.wire.events import Replied
+from agent.wire.link_sender import (
+    MAX_UNREAD_BYTES,
+    Close,
+    Connection,
+    Due,
+    Happened,
+    LinkSender,
+    Mailbox,
+    Open,
+    Parcel,
+    Stop,
+    answer_bytes,
+    seeded_clock,
+)
 
 
 @contextmanager
@@ -45,7 +60,7 @@ def reply(number: int, size: int, fed_s: float) -> Parcel:
 
 def test_no_letter_is_lost_between_two_threads() -> None:
     mailbox = Mailbox()
-    writer = threading.Thread(target=lambda: [mailbox.put(number) for number in range(20_000)])
+    writer = threading.Thread(target=lambda: deque(map(mailbox.put, range(20_000)), maxlen=0))
     writer.start()
     assert [letter for _, letter in letters(mailbox, 20_000)] == list(range(20_000))
     writer.join()
@@ -85,12 +100,27 @@ def test_another_shape_is_for_what_has_not_left() -> None:
         assert letters(outbox, 1)[0][1] == Due(b"0", [bytes(1000)])
 
 
+class NoPoller:
+    """Watches nothing."""
+
+    def register(self, source: object, flags: int) -> None:
+        pass
+
+    def unregister(self, source: object) -> None:
+        pass
+
+    def poll(self, timeout: int | None) -> list[tuple[object, int]]:
+        return []
+
+
 class Deaf:
     """A dealer that takes everything and tells nothing."""
 
     def __init__(self) -> None:
         self.sent: list[list[bytes]] = []
         self.is_closed = False
+        self.is_connected = True
+        self.renewals = 0
 
     def move(self, poll: EventPoll) -> None:
         pass
@@ -98,6 +128,10 @@ class Deaf:
     def send(self, parts: list[bytes]) -> bool:
         self.sent.append(parts)
         return True
+
+    def renew(self) -> None:
+        self.renewals += 1
+        self.is_connected = False
 
     def close(self) -> None:
         self.is_closed = True
@@ -118,6 +152,44 @@ def test_what_was_sent_before_a_loss_was_heard_of_costs_the_link_nothing() -> No
         letters(outbox, 1)
         assert (over.done, dealer.sent) == (1, [])
     assert dealer.is_closed
+
+
+def test_what_is_read_after_a_loss_and_before_the_next_connection_costs_the_link_nothing() -> None:
+    with sender(LinkShape("peer", bytes_per_s=1.0)) as (inbox, outbox):
+        over, dealer = opened(inbox)
+        dealer.is_connected = False
+        inbox.put(Parcel(time.monotonic(), [bytes(100)], over, 1))
+        inbox.put(reply(0, 0, time.monotonic()))
+        letters(outbox, 1)
+        assert (over.done, dealer.sent) == (1, [])
+
+
+def test_answers_that_nobody_takes_are_a_lost_connection() -> None:
+    inbox, outbox = Mailbox(), Mailbox()
+    link = LinkSender(LinkShape("peer"), inbox, outbox)
+    over, dealer = opened(inbox)
+    link._obey(EventPoll(NoPoller(), 0), [])
+    answer = Replied("peer", [bytes(1 << 20)])
+    for _ in range(500):
+        link.report(over, answer)
+    taken = outbox.take()
+    assert MAX_UNREAD_BYTES <= len(taken) << 20 <= MAX_UNREAD_BYTES + (2 << 20)
+    assert dealer.renewals == 1
+    over.read_bytes += len(taken) * answer_bytes(answer)
+    link.report(over, answer)
+    assert outbox.take() == [Happened(over, answer)]
+    inbox.close()
+    outbox.close()
+
+
+def test_connections_in_letters_that_were_not_read_are_closed() -> None:
+    inbox, outbox = Mailbox(), Mailbox()
+    inbox.put(Close(Connection()))  # which ends the thread
+    _, dealer = opened(inbox)
+    LinkSender(LinkShape("peer"), inbox, outbox).run()
+    assert dealer.is_closed
+    inbox.close()
+    outbox.close()
 
 
 def test_what_waits_behind_a_dropped_frame_goes_on() -> None:
