@@ -249,7 +249,7 @@ class Cluster:
             record.heartbeat = message
             return []
         if isinstance(message, LoadProgress):
-            return [Loading(device, message.layers_done, message.layers_total, message.bytes_done, message.bytes_total)]
+            return self._on_load_progress(record, message)
         if isinstance(message, Loaded):
             return self._on_loaded(device, message)
         if isinstance(message, MicroBatchOpened):
@@ -261,6 +261,16 @@ class Cluster:
         if isinstance(message, WorkerRestarted):
             return self._on_worker_restarted(device, message, now)
         assert_never(message)
+
+    def _on_load_progress(self, record: DeviceRecord, message: LoadProgress) -> list[Effect]:
+        progress = Loading(
+            record.name, message.layers_done, message.layers_total, message.bytes_done, message.bytes_total
+        )
+        if not message.bytes_total or record.is_fetching:
+            return [progress]
+        record.is_fetching = True
+        text = f"{record.name} fetches its layers: it has no copy of {message.model}, or one that differs from ours"
+        return [Notice("info", text), progress]
 
     def _on_loaded(self, device: str, message: Loaded) -> list[Effect]:
         record = self.devices[device]

@@ -176,6 +176,8 @@ class Deployment:
             record.problem = f"{failed.code}: {failed.detail}"
             self._blocked.add(device)
         else:
+            if failed.request != "open-micro-batch":
+                return [Notice("error", f"{detail} (it was sent {failed.request})")]
             found = self._find(failed.micro_batch, BatchState.OPENING)
             if found is None:
                 return []
@@ -313,7 +315,7 @@ class Deployment:
             if record.load is None:
                 effects += [Send(record.origin, message) for message in sweep()]
             record.apply(DeviceEvent.LOAD_SENT)
-            record.load = load
+            record.load, record.is_fetching = load, False
             sources = sources_for(record, self._table, self._settings.bulk)
             effects.append(Send(record.origin, msgspec.structs.replace(load, sources=sources)))
         return effects

@@ -87,6 +87,8 @@ class DeviceRecord:
     """Silent for long enough that no session should depend on it, not for so long that it is lost."""
     load: Load | None = None
     """What it was last asked to hold; None once it holds nothing."""
+    is_fetching: bool = False
+    """Its layers come from elsewhere: it has no copy of the model, or another one."""
     loaded_bytes: int = 0
     problem: str = ""
     """Why it could not do what it was asked, until it restarts."""

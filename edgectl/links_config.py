@@ -6,17 +6,18 @@ One entry per direction. What is listed delays and loses; a pair that is not lis
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
 from agent.config import parse_size
 from agent.errors import ConfigError
 from agent.wire.addresses import LinkShape
+from agent.wire.link_clock import MAX_BURST_BYTES, MAX_BYTES_PER_S, MAX_DELAY_MS
 from edgectl.cluster_settings import Loss
 
-MAX_LATENCY_MS = 60_000.0
-"""A geostationary satellite has 600; whatever is beyond a minute is a mistake."""
+MIN_BYTES_PER_S = 1
+"""The largest frame takes two years: no clock counts further than it must."""
 MAX_SEED = (1 << 63) - 1
 
 _BITS = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)bit(?:/s)?", re.IGNORECASE)
@@ -86,20 +87,26 @@ def check_links(source: str, links: Sequence[LinkConfig], devices: Collection[st
             raise ConfigError(f"{where}: the link from {link.source} to {link.destination} is listed twice")
         pairs.add((link.source, link.destination))
         for key, value, most in (
-            ("latency_ms", link.latency_ms, MAX_LATENCY_MS),
-            ("jitter_ms", link.jitter_ms, MAX_LATENCY_MS),
+            ("latency_ms", link.latency_ms, MAX_DELAY_MS),
+            ("jitter_ms", link.jitter_ms, MAX_DELAY_MS),
             ("loss", link.loss, 1.0),
             ("seed", link.seed, MAX_SEED),
         ):
             if not 0 <= value <= most:
                 raise ConfigError(f"{where}.{key}: {value} is outside 0 to {most:g}")
-        for key in ("rate", "burst"):
-            try:
-                text = getattr(link, key)
-                if text:
-                    (parse_rate if key == "rate" else parse_size)(text)
-            except (ValueError, OverflowError) as problem:
-                raise ConfigError(f"{where}.{key}: {problem}") from problem
+        _check_amount(f"{where}.rate", link.rate, parse_rate, (MIN_BYTES_PER_S, MAX_BYTES_PER_S))
+        _check_amount(f"{where}.burst", link.burst, parse_size, (0, MAX_BURST_BYTES))
+
+
+def _check_amount(where: str, text: str, parse: Callable[[str], float], limits: tuple[float, float]) -> None:
+    """Raises ConfigError for what a device would refuse, or cannot be read; empty is no wish."""
+    least, most = limits
+    try:
+        amount = parse(text) if text else least
+    except (ValueError, OverflowError) as problem:
+        raise ConfigError(f"{where}: {problem}") from problem
+    if not least <= amount <= most:
+        raise ConfigError(f"{where}: {text[:40]!r} is {amount:g} bytes, {least:g} to {most:g} are emulated")
 
 
 def shapes_of(links: Sequence[LinkConfig]) -> Mapping[str, tuple[LinkShape, ...]]:

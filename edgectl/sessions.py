@@ -134,7 +134,9 @@ class SessionTable:
         waiting, most = len(self._queue), self._settings.max_queued
         used = self.in_use()
         free = sum(seat.rows - used[seat.micro_batch] for seat in seats)
-        if waiting >= most + free:
+        # One of every key may wait beyond that: else a key that fills the queue would keep all others out of it.
+        is_first_of_key = not self._queue.by_key().get(claim.key)
+        if waiting >= most + free and not (most and is_first_of_key):
             # When half of those who wait have had their turn: whoever is sent away does not come back at once.
             retry_s = self.traffic.retry_after_s(max(1, waiting // 2), rows)
             raise EngineError("queue_full", f"{waiting} sessions wait already, at most {most}", retry_s)
@@ -163,6 +165,8 @@ class SessionTable:
         record = self._running.get(event.session)
         if record is None or event.index < len(record.emitted):
             return []
+        if event.index >= record.opening.max_tokens:
+            return self._refuse(record, f"token {event.index}", now)
         if event.index > len(record.emitted):
             return self._ask_again(record, now)
         self._observe(record, now)
@@ -178,6 +182,8 @@ class SessionTable:
         record = self._running.get(event.session)
         if record is None:
             return []
+        if event.tokens > record.opening.max_tokens:
+            return self._refuse(record, f"an end after {event.tokens} tokens", now)
         if record.state is SessionState.RUNNING and event.tokens > len(record.emitted):
             return self._ask_again(record, now)
         self._free(record, now, has_ended=True)
@@ -259,6 +265,13 @@ class SessionTable:
         """Cancels every session, the queued ones first, so that none starts on a row that comes free."""
         names = self._queue.names() + list(self._running)
         return [effect for name in names for effect in self.cancel(name, now)]
+
+    def _refuse(self, record: SessionRecord, what: str, now: float) -> list[Effect]:
+        """A source that counts beyond what was asked for: its log would grow, or be waited for, without end."""
+        source = "" if record.seat is None else record.seat.source
+        detail = f"{source} sent {what} of session {record.session}, which has at most {record.opening.max_tokens}"
+        told = _to_source(record, CancelSession(record.session))
+        return [*told, *self.on_failed(SessionFailed(record.session, "protocol_error", detail), now)]
 
     def _observe(self, record: SessionRecord, now: float) -> None:
         """What a token that came in order says about the route it came by."""

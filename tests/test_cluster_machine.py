@@ -33,6 +33,7 @@ from edgectl.routes import BatchState
 from tests.fakes.fake_agents import NAMES, Agent, PlanFor, Scene, one_layer_pair_each, rows_of, two_routes, two_sources
 
 PLANS: Sequence[PlanFor] = (one_layer_pair_each, rows_of(2, 2), rows_of(1, 3), two_routes, two_sources)
+KEYS = ("", "k", "l")
 LIMITS = ClusterSettings(max_queued=4, max_sessions_per_key=6)
 
 
@@ -44,6 +45,8 @@ class Turns(Scene):
         self.keys: dict[str, str] = {}
         """Of every session that was opened."""
         self.waiting: set[str] = set()
+        self.begun: set[str] = set()
+        """Opened at a source; again where that knows nothing of it."""
         self._passed: dict[str, Counter[str]] = {}
 
     def open(self, max_tokens: int = 3, claim: Claim | None = None) -> str:
@@ -66,8 +69,12 @@ class Turns(Scene):
         return super().take(effects)
 
     def _started(self, session: str) -> None:
-        assert session in self.waiting, "started twice, or after its end"
+        if session in self.begun:
+            assert not self.read[session], "opened again after a token, or after its end"
+            return
+        assert session in self.waiting, "started after its end"
         self.waiting.discard(session)
+        self.begun.add(session)
         key = self.keys[session]
         self._passed.pop(key, None)
         waiting = {self.keys[name] for name in self.waiting} - {key}
@@ -137,7 +144,7 @@ class ClusterMachine(RuleBasedStateMachine):
 
     @rule(
         max_tokens=st.integers(1, 3),
-        key=st.sampled_from(["", "k", "l"]),
+        key=st.sampled_from(KEYS),
         priority=st.sampled_from([-MAX_PRIORITY, 0, 40]),
     )
     def session_opens(self, max_tokens: int, key: str, priority: int) -> None:
@@ -151,7 +158,10 @@ class ClusterMachine(RuleBasedStateMachine):
         of_key = sum(scene.keys[name] == key for name in self.unfinished())
         if of_key >= LIMITS.max_sessions_per_key:
             code = "too_many_sessions"
-        elif sum(load.queued_by_key.values()) >= LIMITS.max_queued + load.rows - load.rows_in_use:
+        elif (
+            sum(load.queued_by_key.values()) >= LIMITS.max_queued + load.rows - load.rows_in_use
+            and key in load.queued_by_key
+        ):
             code = "queue_full"
         else:
             scene.open(max_tokens, claim)
@@ -217,7 +227,7 @@ class ClusterMachine(RuleBasedStateMachine):
         used = cluster.sessions.in_use()
         rows = {batch.number: batch.rows for batch in cluster.deployment.micro_batches if batch.is_alive}
         assert all(used[number] <= rows.get(number, 0) for number in used), (used, rows)
-        assert cluster.sessions.queued <= LIMITS.max_queued + sum(rows.values())
+        assert cluster.sessions.queued <= LIMITS.max_queued + len(KEYS)
         traffic = cluster.sessions.traffic
         assert sum(traffic.sessions_on(route) for route in range(3)) == cluster.sessions.running
 

@@ -11,6 +11,7 @@ from agent.wire.messages import (
     Failed,
     Heartbeat,
     Load,
+    LoadProgress,
     SessionEnded,
     SessionFailed,
     TokenEvent,
@@ -152,6 +153,47 @@ def test_a_full_queue_says_when_to_come_back_by_the_rate_at_which_rows_come_free
         scene.open()
     assert refused.value.retry_after_s == 10.0, "two of four have had their turn when both rows came free once"
     assert scene.cluster.load().expected_wait_s == 25.0
+
+
+def test_a_key_that_fills_the_queue_keeps_no_other_out_of_it() -> None:
+    scene = Scene(rows_of(1, 1), ClusterSettings(max_queued=3)).ready()
+    for _ in range(4):
+        scene.open(claim=Claim("many"))
+    with pytest.raises(EngineError, match="queue_full"):
+        scene.open(claim=Claim("many"))
+    scene.open(claim=Claim("one"))
+    for key in ("one", "many"):
+        with pytest.raises(EngineError, match="4 sessions wait already, at most 3"):
+            scene.open(claim=Claim(key))
+    assert scene.cluster.load().queued_by_key == {"many": 3, "one": 1}
+
+
+def test_whoever_wants_no_queue_has_none() -> None:
+    scene = Scene(rows_of(1, 1), ClusterSettings(max_queued=0)).ready()
+    scene.open(claim=Claim("one"))
+    with pytest.raises(EngineError, match="queue_full"):
+        scene.open(claim=Claim("other"))
+
+
+def test_a_device_that_fetches_its_layers_is_named_once_for_every_load() -> None:
+    scene = Scene()
+    scene.connect(*NAMES)
+    for done in range(3):
+        scene.say("b", LoadProgress("m", done, 2, 10 * done, 30))
+        scene.say("c", LoadProgress("m", done, 2))
+    named = [notice.detail for notice in scene.notices if "fetches" in notice.detail]
+    assert named == ["b fetches its layers: it has no copy of m, or one that differs from ours"]
+    scene.agents["b"] = Agent("b", 1)
+    scene.connect("b")
+    scene.say("b", LoadProgress("m", 0, 2, 0, 30))
+    assert [notice.detail for notice in scene.notices if "fetches" in notice.detail] == named * 2
+
+
+def test_what_a_device_could_not_take_is_said_whatever_it_was() -> None:
+    scene = Scene().ready()
+    scene.say("b", Failed("welcome", "bad_config", "b: emulated link to c: latency_ms is -1"))
+    assert scene.notices[-1].detail == "b: emulated link to c: latency_ms is -1 (it was sent welcome)"
+    assert scene.cluster.is_ready
 
 
 def test_a_session_longer_than_the_context_never_waits_for_a_row() -> None:

@@ -241,3 +241,16 @@ def test_any_loss_and_repetition_delivers_each_token_once_in_order(data: st.Data
         raise AssertionError("the session never ended")
     assert read == events
     assert table.running == 0
+
+
+@pytest.mark.parametrize(
+    "event", [TokenEvent("a", 8, 1), TokenEvent("a", 1 << 62, 1), SessionEnded("a", "length", 9)], ids=str
+)
+def test_a_source_that_counts_beyond_what_was_asked_for_ends_the_session(event: TokenEvent | SessionEnded) -> None:
+    table = started("a", "b", rows=1)
+    effects = table.on_token(event, 1.0) if isinstance(event, TokenEvent) else table.on_ended(event, 1.0)
+    assert effects[0] == SendSource("src", CancelSession("a"))
+    (error,) = delivered(effects)
+    assert isinstance(error, EngineError)
+    assert error.code == "protocol_error"
+    assert opened(table.start(seats(1), 1.0)) == [("b", 5)]
