@@ -67,6 +67,11 @@ class FetchCore:
         """Bytes of tensors that arrived, by source; those that did not match included."""
 
     @property
+    def distrusted(self) -> list[str]:
+        """Peers that nothing is asked of any more."""
+        return [name for name, state in self._sources.items() if not state.trusted]
+
+    @property
     def is_done(self) -> bool:
         return not self._waiting and not self._open
 
@@ -166,7 +171,7 @@ class FetchCore:
         blamed = item.start_over()
         text = f"{part}: {name} from {_listed(blamed)} does not match its digest"
         if len(blamed) == 1 and blamed[0] in self._sources and blamed[0] != COORDINATOR:
-            self._distrust(blamed[0])
+            self.distrust(blamed[0], "gave bytes that do not match their digest")
         elif len(blamed) > 1:
             opened.lacking.update(source for source in blamed if source not in (COORDINATOR, ON_DISK))
         if item.tries > MAX_TRIES or (blamed == [COORDINATOR] and item.tries == MAX_TRIES):
@@ -304,11 +309,11 @@ class FetchCore:
             raise WeightsUnavailable(f"the coordinator does not give {ask.part}: {detail}")
         part.not_before_s[source] = self._alive_s + LATER_S
 
-    def _distrust(self, source: str) -> None:
+    def distrust(self, source: str, problem: str) -> None:
         """Whoever gave wrong bytes once gives no more."""
         state = self._sources[source]
         state.trusted = False
-        state.problem = "gave bytes that do not match their digest"
+        state.problem = problem
         self._release(state)
         for part in self._open.values():
             part.disown(source)

@@ -180,6 +180,8 @@ class PartServer:
         self._plane = plane
         self._parts = parts
         self._turns: Turns[tuple[bytes, str, Fetch]] = Turns(bytes_per_s)
+        self._complained_of: set[str] = set()
+        """Devices whose bad requests were logged: once each, or they could fill the disk."""
 
     def turn(self) -> list[Event]:
         """Wait for requests or for the next one's time, and answer; returns events that are no requests."""
@@ -201,7 +203,9 @@ class PartServer:
         try:
             fetch = decode_fetch(event.parts)
         except BadMessage as problem:
-            logger.warning("bad_bulk_message", extra={"device": event.device, "problem": str(problem)})
+            if event.device not in self._complained_of:
+                self._complained_of.add(event.device)
+                logger.warning("bad_bulk_message", extra={"device": event.device, "problem": str(problem)})
             return True
         # What is too much is dropped: the client asks again when it has waited in vain.
         self._turns.add(event.device, (event.origin, event.device, fetch), fetch.length, time.monotonic())
@@ -209,9 +213,9 @@ class PartServer:
 
     def _answer(self, origin: bytes, device: str, fetch: Fetch) -> None:
         reply = self._parts.answer(fetch)
-        self._turns.refund(fetch.length - len(reply.data))
-        if self._plane.reply(origin, reply):
-            self.bytes_sent[device] = self.bytes_sent.get(device, 0) + len(reply.data)
+        sent_bytes = len(reply.data) if self._plane.reply(origin, reply) else 0
+        self._turns.refund(fetch.length - sent_bytes)
+        self.bytes_sent[device] = self.bytes_sent.get(device, 0) + sent_bytes
 
 
 def serve(config: AgentConfig, channel: WorkerChannel) -> None:

@@ -32,6 +32,7 @@ from agent.wire.bulk import Fetch, Reply, ReplyKind, decode_reply
 from agent.wire.bulk_plane import BulkClient
 from agent.wire.events import Connected, Disconnected, Event, Readable, Refused, Replied
 from agent.wire.security import KeyPair
+from planner.errors import PlannerError
 from planner.memory import head_bytes, layer_weight_bytes
 from planner.model_spec import ModelSpec
 
@@ -187,7 +188,7 @@ class Transfer:
             while not self._stopping:
                 self._turn()
         except Exception as problem:
-            if not isinstance(problem, AgentError):
+            if not isinstance(problem, (AgentError, PlannerError)):
                 logger.exception("fetching_failed")
                 problem = WeightsUnavailable(f"fetching weights failed: {type(problem).__name__}: {problem}")
             with self._changed:
@@ -232,6 +233,9 @@ class Transfer:
                     reply = decode_reply(parts)
                 except BadMessage as problem:
                     logger.warning("bad_bulk_message", extra={"source": source, "problem": str(problem)})
+                    if source != COORDINATOR:
+                        self._core.distrust(source, "sent what is no answer")
+                        self._part_with_liars()
                     return
                 self._on_reply(source, reply, now)
 
@@ -292,6 +296,7 @@ class Transfer:
             logger.warning("weights_refused", extra={"problem": f"{self._key}: {said}"})
             with self._changed:
                 self._held_bytes[target.part] = target.held_bytes()
+            self._part_with_liars()
             return
         with self._changed:
             self._good.add((target.part, name))
@@ -303,6 +308,11 @@ class Transfer:
                 self._held_bytes[target.part] = target.header.file_bytes
                 self._finished.add(target.part)
                 self._changed.notify_all()
+
+    def _part_with_liars(self) -> None:
+        """So that they neither fill the log nor take the link."""
+        for source in self._core.distrusted:
+            self._client.disconnect(source)
 
 
 def source_endpoint(source: BulkSource, coordinator: str) -> str:

@@ -89,6 +89,12 @@ class BulkClient:
         dealer = self._dealers.get(source)
         return dealer is not None and dealer.send(encode_fetch(fetch))
 
+    def disconnect(self, source: str) -> None:
+        """Hear nothing more of a source; unknown ones are ignored."""
+        dealer = self._dealers.pop(source, None)
+        if dealer is not None:
+            dealer.close()
+
     def register(self, descriptor: int) -> None:
         """Report Readable for a file descriptor too."""
         self._poll.watch(descriptor, lambda events: events.append(Readable(descriptor)))
@@ -99,7 +105,6 @@ class BulkClient:
 
     def close(self) -> None:
         """Close all connections at once."""
-        for dealer in self._dealers.values():
-            dealer.close()
-        self._dealers.clear()
+        for source in list(self._dealers):
+            self.disconnect(source)
         self._context.term()

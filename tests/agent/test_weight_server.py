@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from agent.compute.layer_store import LayerStore
-from agent.weight_server import IDLE_S, MOST_OPEN, OpenParts, StoreParts, bytes_of, chunk_of, key_of
-from agent.wire.bulk import MAX_CHUNK_BYTES, Fetch, ReplyKind
+from agent.weight_server import IDLE_S, MOST_OPEN, OpenParts, PartServer, StoreParts, bytes_of, chunk_of, key_of
+from agent.wire.bulk import MAX_CHUNK_BYTES, Fetch, Reply, ReplyKind, encode_fetch
+from agent.wire.events import Event, Received
 from tests.fakes.weight_sources import KEY, filled_store
 
 TENSOR = "model.embed_tokens.weight"
@@ -91,3 +93,34 @@ def test_a_manifest_comes_in_pieces() -> None:
     assert bytes_of(whole, fetch(offset=2000, length=1000)).data == whole[2000:]
     assert bytes_of(whole, fetch(offset=2560)).kind is ReplyKind.REFUSED
     assert key_of(fetch()) == KEY
+
+
+class Silent:
+    """A plane nobody reads from, with the requests it is given."""
+
+    def __init__(self, *events: Event) -> None:
+        self.events = list(events)
+
+    def poll(self, timeout_ms: int | None) -> list[Event]:
+        events, self.events = self.events, []
+        return events
+
+    def reply(self, origin: bytes, reply: Reply) -> bool:
+        return False
+
+
+def test_what_did_not_leave_is_nobodys_share_of_the_rate(store: LayerStore) -> None:
+    """A device that asks and leaves, again and again, takes no bandwidth from the others."""
+    requests = [Received(b"%d" % n, "gone", encode_fetch(fetch())) for n in range(10)]
+    server = PartServer(Silent(*requests), StoreParts(OpenParts(store)), 1000.0)  # type: ignore[arg-type]
+    for _ in range(5):
+        server.turn()
+    assert server._turns.due_s(time.monotonic()) is None
+    assert server.bytes_sent["gone"] == 0
+
+
+def test_bad_requests_of_a_device_are_logged_once(store: LayerStore, caplog: pytest.LogCaptureFixture) -> None:
+    requests = [Received(b"1", device, [b"nonsense"]) for device in ("a", "b") for _ in range(100)]
+    server = PartServer(Silent(*requests), StoreParts(OpenParts(store)), 0.0)  # type: ignore[arg-type]
+    server.turn()
+    assert len(caplog.records) == 2

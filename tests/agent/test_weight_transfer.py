@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.compute.layer_store import LayerStore
+from agent.compute.model_digest import model_digest
 from agent.config import AgentConfig
 from agent.errors import BadCheckpoint, WeightsUnavailable
 from agent.loader import _sources
-from agent.weight_fetch import COORDINATOR
+from agent.weight_fetch import COORDINATOR, SILENCE_S
+from agent.weight_manifest import encode_manifest
+from agent.weight_server import bytes_of
 from agent.weight_transfer import Transfer, source_endpoint
 from agent.wire.addresses import BulkSource
 from agent.wire.bulk import Fetch, Reply, ReplyKind
 from agent.wire.bulk_turns import BURST_S
 from agent.wire.messages import Load
 from agent.wire.security import generate_keys
+from planner.errors import UnsupportedModel
+from tests.fakes.fake_engine import MODEL_DIR
 from tests.fakes.weight_sources import GIB, KEY, PARTS, WeightSource, check_arrays, filled_store
 
 DEVICE = generate_keys()
@@ -302,3 +310,38 @@ def test_a_device_takes_only_its_own_coordinator_for_the_coordinator(tmp_path: P
     )
     request = Load("m", KEY.digest, ((0, 1),), "int4", 32, "fp16", 1, 64, sources)
     assert _sources(request, config) == [BulkSource("", "tcp://10.0.0.1:5580", real), sources[2]]
+
+
+def test_a_peer_that_talks_nonsense_is_named_once_and_left(
+    full: LayerStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nonsense(_: Fetch, reply: Reply) -> Reply:
+        return reply._replace(kind=ReplyKind.CHUNK, total_bytes=5, data=b"")
+
+    with ExitStack() as stack:
+        coordinator = stack.enter_context(WeightSource(COORDINATOR, full, DEVICE))
+        peer = stack.enter_context(WeightSource("peer", full, DEVICE, nonsense))
+        fetched = stack.enter_context(closing(transfer([coordinator, peer], LayerStore(tmp_path, GIB))))
+        wait_for_peer(fetched, "peer")
+        started_s = time.monotonic()
+        fetched.want(SOME)
+        check_arrays(fetched, SOME)
+        assert time.monotonic() - started_s < SILENCE_S
+        assert fetched._core.distrusted == ["peer"]
+        assert fetched._core.bytes_from["peer"] == 0
+    assert [record.message for record in caplog.records].count("bad_bulk_message") == 1
+
+
+def test_a_model_that_we_cannot_run_is_named_as_that(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MODEL_DIR, model)
+    config = json.loads((model / "config.json").read_bytes())
+    (model / "config.json").write_text(json.dumps({**config, "model_type": "mamba", "architectures": ["Mamba"]}))
+    manifest, key = encode_manifest(model, None), replace(KEY, digest=model_digest(model))
+
+    def other(fetch: Fetch, _: Reply) -> Reply:
+        return bytes_of(manifest, fetch)
+
+    store = LayerStore(tmp_path / "store", GIB)
+    with WeightSource(COORDINATOR, store, DEVICE, other) as coordinator, pytest.raises(UnsupportedModel):
+        Transfer(key, [coordinator.source], DEVICE, store, lambda done, total: None)
