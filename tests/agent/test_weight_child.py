@@ -24,7 +24,7 @@ from agent.wire.control_plane import ControlClient
 from agent.wire.events import Connected, Readable, Refused, Replied
 from agent.wire.messages import PROTOCOL_VERSION, Hello, Load, Loaded, LoadProgress, Unload, Welcome
 from agent.wire.security import KeyPair, create_key_file, generate_keys
-from tests.fakes.agent_process import AgentProcess, Coordinator, agent, wait_until
+from tests.fakes.agent_process import AgentProcess, Coordinator, agent, is_alive, wait_until
 from tests.fakes.sockets import free_port
 from tests.fakes.weight_sources import KEY, filled_store
 
@@ -101,6 +101,21 @@ def test_a_child_that_dies_costs_its_endpoint_only(tmp_path: Path) -> None:
             second = await coordinator.next(Hello)
             assert (first.bulk_endpoint != "", second.bulk_endpoint) == (True, "")
             assert first.worker == second.worker
+
+    asyncio.run(scenario())
+
+
+def test_it_ends_when_its_supervisor_is_killed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with (
+            closing(Coordinator()) as coordinator,
+            agent(tmp_path, "d1", coordinator.endpoint, coordinator.keys.public, bulk_bind="tcp://127.0.0.1:0") as one,
+        ):
+            coordinator.allowed.allow(one.public_key, "d1")
+            await coordinator.next(Hello)
+            child = weights_process(one)
+            one.process.kill()
+            wait_until(lambda: not is_alive(child), "the child ends")
 
     asyncio.run(scenario())
 

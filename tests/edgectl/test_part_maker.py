@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -157,3 +158,22 @@ def test_a_child_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.undo()
         maker.make(Job(KEY, "embedding"))
         until(lambda: store.find(KEY, "embedding"))
+
+
+def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+from edgectl.part_maker import Job, PartMaker
+from tests.fakes.weight_sources import KEY
+maker = PartMaker(Path({str(MODEL_DIR)!r}), Path({str(tmp_path / "layers")!r}), 1 << 30)
+maker.make(Job(KEY, "head"))
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as parent:
+        until(lambda: LayerStore(tmp_path / "layers", GIB).find(KEY, "head"))
+        [child] = psutil.Process(parent.pid).children()
+        parent.kill()
+        parent.wait()
+        child.wait(10)
