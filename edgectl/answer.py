@@ -23,6 +23,13 @@ LOG = logging.getLogger(__name__)
 SESSIONS_AT_ONCE = 8
 """Of one HTTP request: a batch of many prompts does not fill the coordinator's queue for everybody else."""
 
+CROWDED = frozenset({"queue_full", "too_many_sessions"})
+"""Why one more session is not let in now. A request none of whose sessions was let in is refused with that; one that
+is being answered is not ended for it, its other sessions come back until there is a place."""
+
+CROWDED_S = 0.5
+"""How long they wait before they come back: for a place of their own request's, a few tokens."""
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -81,6 +88,7 @@ class Answer:
         clock: Callable[[], float],
         *,
         owner: Owner = NOBODY,
+        crowded_s: float = CROWDED_S,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -93,6 +101,10 @@ class Answer:
         self._gate = asyncio.Semaphore(owner.at_once)
         self._tasks: list[asyncio.Task[None]] = []
         self._unfinished = len(ask.choices)
+        self._crowded_s = crowded_s
+        self._is_let_in = False
+        self._first_asked = asyncio.Event()
+        """The first choice has been let in, or refused: it decides for the request."""
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._run(choice)) for choice in self._ask.choices]
@@ -132,8 +144,7 @@ class Answer:
             self._events.put_nowait(ApiError("internal_error"))
 
     async def _session(self, choice: Choice) -> None:
-        stop_ids = () if choice.ignore_eos else self._tokenizer.stop_ids
-        generation = await self._engine.open(choice.prompt, choice.max_tokens, choice.sampling, stop_ids, self._claim)
+        generation = await self._open(choice)
         self._observer.session_opened()
         outcome = "cancelled"
         try:
@@ -144,6 +155,26 @@ class Answer:
         finally:
             generation.cancel()
             self._observer.session_ended(outcome)
+
+    async def _open(self, choice: Choice) -> Generation:
+        """Raises EngineError; CROWDED only where no session of the request was let in yet."""
+        stop_ids = () if choice.ignore_eos else self._tokenizer.stop_ids
+        if choice is not self._ask.choices[0]:
+            await self._first_asked.wait()
+        while True:
+            try:
+                generation = await self._engine.open(
+                    choice.prompt, choice.max_tokens, choice.sampling, stop_ids, self._claim
+                )
+            except EngineError as problem:
+                if problem.code not in CROWDED or not self._is_let_in:
+                    raise
+                await asyncio.sleep(self._crowded_s)
+            else:
+                self._is_let_in = True
+                return generation
+            finally:
+                self._first_asked.set()
 
     async def _follow(self, choice: Choice, generation: Generation) -> FinishReason:
         """Turns tokens into pieces until the choice ends; returns its finish reason."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -224,5 +225,66 @@ def test_a_request_has_no_more_sessions_open_than_its_key_may() -> None:
         await answer.close()
         assert len(engine.openings) == 5
         assert {opening.claim for opening in engine.openings} == {Claim("0a1b", 0)}
+
+    asyncio.run(scenario())
+
+
+class CrowdedEngine(FakeEngine):
+    """Has so many places."""
+
+    places = 0
+    opening = 0
+    refusals = 0
+
+    async def open(self, *asked: Any) -> FakeGeneration:
+        held = sum(one.reason is None and not one.cancelled.is_set() for one in self.generations)
+        if held + self.opening >= self.places:
+            self.refusals += 1
+            raise EngineError("queue_full", "crowded")
+        self.opening += 1
+        try:
+            return await super().open(*asked)
+        finally:
+            self.opening -= 1
+
+
+def test_a_request_that_was_let_in_is_not_ended_for_its_own_size() -> None:
+    async def scenario() -> None:
+        engine = CrowdedEngine(lambda _: Script([*words("hello"), 1]))
+        engine.places = 2
+        answer = Answer(engine, bundled_tokenizer(), ask(choices=7), Seen(), lambda: 0.0, crowded_s=0.0)
+        answer.start()
+        events = await drain(answer)
+        await answer.close()
+        assert sorted(event.index for event in events if isinstance(event, Finished)) == list(range(7))
+        assert engine.refusals
+
+    asyncio.run(scenario())
+
+
+def test_a_request_of_which_nothing_is_let_in_is_refused_whole() -> None:
+    async def scenario() -> None:
+        engine = CrowdedEngine(lambda _: Script([]))
+        answer = Answer(engine, bundled_tokenizer(), ask(choices=3), Seen(), lambda: 0.0, crowded_s=0.0)
+        answer.start()
+        with pytest.raises(ApiError) as refused:
+            await drain(answer)
+        await answer.close()
+        assert refused.value.code == "queue_full"
+        assert engine.generations == []
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_waits_for_a_place_can_be_left() -> None:
+    async def scenario() -> None:
+        engine = CrowdedEngine(lambda _: Script(words("hello"), hold_after=1))
+        engine.places = 1
+        answer = Answer(engine, bundled_tokenizer(), ask(choices=3), Seen(), lambda: 0.0, crowded_s=0.0)
+        answer.start()
+        assert await answer.next() == Opened(0)
+        await answer.close()
+        assert len(engine.generations) == 1
+        assert engine.generations[0].cancelled.is_set()
 
     asyncio.run(scenario())
