@@ -31,9 +31,11 @@ CHUNK_GRAIN = 4
 """Lengths of such chunks are multiples of this, so that few shapes of run occur."""
 STRIDE = 2.0
 """From one chunk to the next such a length changes at most by this factor."""
-PREFILL_SHARE = 0.8
+PREFILL_SHARE = 0.9
 """Of the time that decoding gets, what prefill gets while both want it: others' tokens come at about half their rate
 then, and a prompt takes about twice as long as alone."""
+CHUNK_SHARE = 0.8
+"""Of a round, all that a token of the others waits for chunks in it: of S stages each has S-th parts of that."""
 SLOWER = 1.8
 """Where a pipeline has fewer micro-batches than stages, its stages idle in turns and a chunk may take longer than
 decoding does; it grows while others' tokens take at most so many times as long as without."""
@@ -119,6 +121,9 @@ class Schedule:
         spared_s = round_s * self._share_of_round(stages, len(decoding))
         if self._debt_s > DEBT_SHARE * spared_s:
             return []
+        if len(decoding) >= stages:
+            # Such a chunk is a stage's part of what a round may have, and so there is one for each stage.
+            since_s = max(opened_s, since_s - round_s * (1 - 1 / stages))
         share = max(PREFILL_SHARE, spared_s / round_s) if round_s else PREFILL_SHARE
         return [Choice(since_s, number, FrameKind.PREFILL, self._length(spared_s), spared_s, share)]
 
@@ -130,9 +135,9 @@ class Schedule:
         leaves up to 2 S - m steps here, and (2 S - 1) / (S - 1) on each of the others, on devices of their own.
         """
         if steps >= stages:
-            return PREFILL_SHARE / stages
+            return CHUNK_SHARE / stages
         most = min(2 * stages - steps, (2 * stages - 1) / (stages - 1))
-        return PREFILL_SHARE * min(self._stretch, most) / steps
+        return CHUNK_SHARE * min(self._stretch, most) / steps
 
     def _length(self, spared_s: float) -> int:
         tokens = self._chunk_tokens or (spared_s / self.s_per_token if self.s_per_token else 0.0)
@@ -147,15 +152,17 @@ class Schedule:
             return micro_batch.queue.popleft()
         loop = micro_batch.loop
         assert loop is not None
+        since_s = choice.due_s
         if choice.kind is FrameKind.DECODE:
             self._has_gone(micro_batch, micro_batches.values())
-            frame = loop.take_decode(now, choice.due_s)
+            frame = loop.take_decode(now, since_s)
         else:
             self._spared_s, self._share = choice.spared_s, choice.share
             session = loop.next_prompt(self.s_per_token)
             assert session is not None
-            frame = loop.take_chunk(session, now, choice.due_s, choice.tokens)
-        return micro_batch.job_for_next(frame, choice.due_s)
+            since_s = max(session.opened_s, self._chunk_ended_s)
+            frame = loop.take_chunk(session, now, since_s, choice.tokens)
+        return micro_batch.job_for_next(frame, since_s)
 
     def _has_gone(self, micro_batch: MicroBatch, others: Iterable[MicroBatch]) -> None:
         """Enter a decode step into its route's round; a new one begins where none is under way."""

@@ -10,7 +10,7 @@ from agent import step
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Job, Send
 from agent.micro_batch import MicroBatch, ModelShape, place_of
-from agent.schedule import LEAST_CHUNK, PREFILL_SHARE, Schedule
+from agent.schedule import CHUNK_SHARE, LEAST_CHUNK, PREFILL_SHARE, Schedule
 from agent.stage import Stage
 from agent.wire.addresses import StageAddress
 from agent.wire.codec import Answered, Frame, FrameKind, RowRef, encode_answers
@@ -101,7 +101,7 @@ def test_a_chunk_takes_about_as_long_as_the_round_of_those_who_decode(rows: int)
     chunks = [job.shape[1] for job in jobs if job.kind is FrameKind.PREFILL]
     assert sum(chunks) == 1500
     assert max(chunks) * source.token_s <= max(LEAST_CHUNK * source.token_s, rows * source.row_s)
-    assert took_s == pytest.approx((1 + 1 / PREFILL_SHARE) * 1500 * source.token_s, rel=0.2)
+    assert took_s == pytest.approx((1 + 1 / CHUNK_SHARE) * 1500 * source.token_s, rel=0.2)
     kinds = [job.kind for job in jobs]
     assert not any(kinds[i] is kinds[i + 1] is FrameKind.PREFILL for i in range(len(kinds) - 1)), "one chunk per round"
 
