@@ -182,7 +182,7 @@ def _stage(
         "wait_ms": _ms(_mean(measured, "decode_wait_seconds")),
         "predicted_compute_ms": None if cost is None else round(cost.compute_ms, 3),
         "predicted_hop_ms": None if cost is None else round(cost.hop_ms, 3),
-        "bytes_per_token": round(counters.get("decode_bytes_sent", 0) / frames, 1) if frames else None,
+        "bytes_per_frame": round(counters.get("decode_bytes_sent", 0) / frames, 1) if frames else None,
         "residual_saturated": counters.get("residual_saturated", 0),
     }
 

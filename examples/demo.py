@@ -151,7 +151,7 @@ def show_stages(status: dict[str, Any]) -> None:
     for stage in status["stages"]:
         start, stop = stage["layers"]
         times = (number(stage[key], 2) for key in ("compute_ms", "wire_ms", "wait_ms"))
-        rates = (number(stage["bytes_per_token"], 0), number(status["tokens_per_s"], 1))
+        rates = (number(stage["bytes_per_frame"], 0), number(status["tokens_per_s"], 1))
         table.add_row(stage["device"], f"[{start}, {stop})", *times, *rates)
     console.print(table)
 

@@ -38,7 +38,7 @@ def describe(answer: dict[str, Any]) -> str:
     if problems:
         parts.append("\n".join(problems))
     if answer["stages"]:
-        header = ("stage", "layers", "compute ms", "wire ms", "wait ms", "bytes/token")
+        header = ("stage", "layers", "compute ms", "wire ms", "wait ms", "bytes/frame")
         parts.append(table(header, stage_rows(answer["stages"])))
     if answer.get("routes"):
         parts.append(table(("route", "micro-batches", "rows in use", "ms/token"), route_rows(answer["routes"])))
@@ -61,7 +61,7 @@ def stage_rows(stages: list[dict[str, Any]]) -> list[tuple[str, ...]]:
             stage["device"],
             "[{}, {})".format(*stage["layers"]),
             *(_number(stage[key], 2) for key in ("compute_ms", "wire_ms", "wait_ms")),
-            _number(stage["bytes_per_token"], 0),
+            _number(stage["bytes_per_frame"], 0),
         )
         for stage in stages
     ]

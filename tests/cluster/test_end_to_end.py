@@ -107,7 +107,7 @@ def test_status_says_where_a_token_spends_its_time(cluster: ClusterProcesses) ->
         status = own.status()
     assert [device["state"] for device in status["devices"]] == ["ready"] * 3
     assert [stage["layers"] for stage in status["stages"]] == [[0, 11], [11, 22], [22, 32]]
-    assert all(stage["compute_ms"] > 0 and stage["bytes_per_token"] > 0 for stage in status["stages"])
+    assert all(stage["compute_ms"] > 0 and stage["bytes_per_frame"] > 0 for stage in status["stages"])
     assert status["tokens_per_s"] > 0
     assert status["frames_refused"] == {}
 

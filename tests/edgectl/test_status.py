@@ -49,7 +49,7 @@ def test_stages_say_where_a_token_spends_its_time() -> None:
     assert [stage["device"] for stage in stages] == list(NAMES)
     assert [stage["compute_ms"] for stage in stages] == [4.0, 5.0, 6.0]
     assert [stage["wait_ms"] for stage in stages] == [1.0, 1.0, 1.0]
-    assert [stage["bytes_per_token"] for stage in stages] == [300.0, 300.0, 300.0]
+    assert [stage["bytes_per_frame"] for stage in stages] == [300.0, 300.0, 300.0]
     wires = [stage["wire_ms"] for stage in stages]
     # The whole is measured at the source; its split follows the round trips, known to a bucket's width.
     assert sum(map(float, map(str, wires))) == pytest.approx(6.0, abs=0.01)

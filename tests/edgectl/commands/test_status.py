@@ -61,7 +61,7 @@ def test_stage_rows() -> None:
         "compute_ms": 1.234,
         "wire_ms": None,
         "wait_ms": 0.0,
-        "bytes_per_token": 8192.0,
+        "bytes_per_frame": 8192.0,
     }
     assert stage_rows([stage]) == [("a", "[0, 11)", "1.23", "-", "0.00", "8,192")]
 
