@@ -19,8 +19,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from agent.compute.kept_files import lock_file
 from agent.compute.layer_file import LayerHeader
-from agent.compute.layer_store import LayerStore, lock_file
+from agent.compute.layer_store import LayerStore
 from agent.compute.part import PartKey
 from agent.compute.safetensors_file import SafetensorsFile
 from agent.errors import BadCheckpoint

@@ -9,13 +9,10 @@ goes wrong is logged, and the part is made or fetched again.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +20,20 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from agent.compute.kept_files import (
+    MARK,
+    PARTIAL,
+    TEMPORARY,
+    WHOLE,
+    beside,
+    is_evicted,
+    is_marked,
+    mark_checked,
+    new_temporary,
+    open_part,
+    remove,
+    remove_unused,
+)
 from agent.compute.layer_file import LayerFile, Write, file_bytes, sync_directory, write_layer_file
 from agent.compute.part import PartKey, check_part
 from agent.errors import BadCheckpoint
@@ -31,15 +42,6 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
-_WHOLE, _MARK, _PARTIAL, _TEMPORARY = ".safetensors", ".mark", ".partial", ".tmp"
-
-
-_HEADER_PAGES_BYTES = 16 << 10
-"""The header of a layer takes about 6 KiB."""
-_MARK_BYTES = 1 << 10
-"""Four numbers take 150."""
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-"""Without waiting for whoever would write into what turns out to be a pipe."""
 _MODEL_DIRECTORY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -58,22 +60,22 @@ class LayerStore:
         """
         path = self._path(key, part)
         try:
-            file = _open(path, key, part)
+            file = open_part(path, key, part)
             if file is None:
                 return None
-            if not _is_marked(path):
+            if not is_marked(path):
                 file.verify()
-                _mark(path)
+                mark_checked(path)
         except BadCheckpoint as problem:
             is_damaged = not isinstance(problem.__cause__, OSError)  # else it may be read another time
             logger.warning(
                 "part_damaged" if is_damaged else "part_unreadable", extra={"file": str(path), "problem": str(problem)}
             )
             if is_damaged:
-                _remove(path)
+                remove(path)
             return None
         with suppress(OSError):
-            os.utime(_beside(path, _MARK))
+            os.utime(beside(path, MARK))
         return file
 
     def write(self, key: PartKey, part: str, arrays: Mapping[str, Array]) -> LayerFile | None:
@@ -83,7 +85,7 @@ class LayerStore:
             if not self.make_room(file_bytes(arrays)):
                 return None
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, temporary = _temporary(path)
+            descriptor, temporary = new_temporary(path)
             try:
                 write_layer_file(descriptor, key, part, arrays, self._write)
                 os.fsync(descriptor)
@@ -93,8 +95,8 @@ class LayerStore:
                 with suppress(OSError):
                     temporary.unlink()
             sync_directory(path.parent)
-            _mark(path)
-            return _open(path, key, part)
+            mark_checked(path)
+            return open_part(path, key, part)
         except (OSError, BadCheckpoint) as problem:
             logger.warning("part_not_cached", extra={"file": str(path), "problem": str(problem)})
             return None
@@ -107,7 +109,7 @@ class LayerStore:
         """
         path = self._path(key, part)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _beside(path, _PARTIAL)
+        return beside(path, PARTIAL)
 
     def adopt(self, key: PartKey, part: str) -> LayerFile:
         """Give a fetched part its name.
@@ -118,7 +120,7 @@ class LayerStore:
         try:
             LayerFile(partial, key, part).verify()
         except BadCheckpoint:
-            _remove(partial)
+            remove(partial)
             raise
         descriptor = os.open(partial, os.O_RDWR)
         try:
@@ -127,7 +129,7 @@ class LayerStore:
             os.close(descriptor)
         os.replace(partial, path)
         sync_directory(path.parent)
-        _mark(path)
+        mark_checked(path)
         return LayerFile(path, key, part)
 
     def make_room(self, size_bytes: int) -> bool:
@@ -138,7 +140,7 @@ class LayerStore:
             for entry in kept:
                 if used_bytes + size_bytes <= self.limit_bytes:
                     break
-                if _is_evicted(entry.path):
+                if is_evicted(entry.path):
                     used_bytes -= entry.size_bytes
         fits = used_bytes + size_bytes <= self.limit_bytes
         if not fits and self.limit_bytes:
@@ -147,17 +149,17 @@ class LayerStore:
         return fits
 
     def _path(self, key: PartKey, part: str) -> Path:
-        return self.root / key.directory / (check_part(part) + _WHOLE)
+        return self.root / key.directory / (check_part(part) + WHOLE)
 
     def _kept(self) -> Iterator[_Kept]:
         """Whole and partial files; what a process that died was writing is deleted."""
         for path in self._files():
             with suppress(OSError):
                 status = path.lstat()
-                if path.suffix == _TEMPORARY:
-                    _remove_unused(path)
-                elif path.suffix in (_WHOLE, _PARTIAL) and stat.S_ISREG(status.st_mode):
-                    mark = _beside(path, _MARK)
+                if path.suffix == TEMPORARY:
+                    remove_unused(path)
+                elif path.suffix in (WHOLE, PARTIAL) and stat.S_ISREG(status.st_mode):
+                    mark = beside(path, MARK)
                     used_ns = mark.stat().st_mtime_ns if mark.exists() else status.st_mtime_ns
                     yield _Kept(path, status.st_size, used_ns)
 
@@ -174,139 +176,3 @@ class _Kept(NamedTuple):
     path: Path
     size_bytes: int
     used_ns: int
-
-
-def lock_file(descriptor: int) -> bool:
-    """Take the exclusive lock of an open file, which goes with the descriptor; False when another process has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _open(path: Path, key: PartKey, part: str) -> LayerFile | None:
-    """The file, with a shared lock that goes with the object. Raises BadCheckpoint."""
-    try:
-        descriptor = os.open(path, _READ)
-    except FileNotFoundError:
-        return None
-    except OSError as problem:
-        raise BadCheckpoint(f"{path}: cannot be read: {problem.strerror}") from problem
-    file = None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BadCheckpoint(f"{path}: not a regular file")
-        if not _is_shared(descriptor):
-            return None
-        with suppress(OSError):  # only the header's pages: the map would bring in megabytes around them at once
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-            os.pread(descriptor, _HEADER_PAGES_BYTES, 0)
-        file = LayerFile(path, key, part)
-        if not os.fstat(descriptor).st_nlink:  # deleted before it was locked
-            file = None
-    finally:
-        if file is None:
-            os.close(descriptor)
-    if file is not None:
-        file.close_with(descriptor)
-    return file
-
-
-def _is_shared(descriptor: int) -> bool:
-    """Lock an open file against eviction; False when a process is about to delete it, or has not finished it yet."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: eviction then may take a file that is being read
-        return True
-    return True
-
-
-def _temporary(path: Path) -> tuple[int, Path]:
-    """A new locked file beside `path`."""
-    while True:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=_TEMPORARY)
-        # Between the two calls another process may have taken it for one that was left behind.
-        if lock_file(descriptor) and os.fstat(descriptor).st_nlink:
-            return descriptor, Path(name)
-        os.close(descriptor)
-
-
-def _remove_unused(path: Path) -> bool:
-    """Delete a file unless somebody holds its lock. Raises OSError."""
-    descriptor = os.open(path, _READ | os.O_NOFOLLOW)
-    try:
-        if not lock_file(descriptor):
-            return False
-        for doomed in _with_mark(path):
-            doomed.unlink(missing_ok=True)
-        return True
-    finally:
-        os.close(descriptor)
-
-
-def _is_evicted(path: Path) -> bool:
-    """Delete a file that nobody uses; True when it is gone."""
-    try:
-        if not _remove_unused(path):
-            return False
-    except FileNotFoundError:  # another process was faster
-        return True
-    except OSError as problem:
-        logger.warning("part_not_evicted", extra={"file": str(path), "problem": str(problem)})
-        return False
-    logger.info("part_evicted", extra={"file": str(path)})
-    return True
-
-
-def _remove(path: Path) -> None:
-    for doomed in _with_mark(path):
-        with suppress(OSError):
-            doomed.unlink()
-
-
-def _with_mark(path: Path) -> tuple[Path, ...]:
-    """A partial file has none: the mark beside it is the whole one's."""
-    return (path, _beside(path, _MARK)) if path.suffix == _WHOLE else (path,)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_suffix(suffix)
-
-
-def _state(path: Path) -> dict[str, int]:
-    """What changes when anybody writes to a file or puts another in its place: the time of change cannot be set."""
-    status = path.stat()
-    return {
-        "bytes": status.st_size,
-        "modified_ns": status.st_mtime_ns,
-        "changed_ns": status.st_ctime_ns,
-        "inode": status.st_ino,
-    }
-
-
-def _is_marked(path: Path) -> bool:
-    try:
-        descriptor = os.open(_beside(path, _MARK), _READ | os.O_NOFOLLOW)
-        try:
-            noted = os.read(descriptor, _MARK_BYTES)
-        finally:
-            os.close(descriptor)
-        return bool(json.loads(noted) == _state(path))
-    except (OSError, ValueError, RecursionError):
-        return False
-
-
-def _mark(path: Path) -> None:
-    """Note that the contents of `path` were checked as it is now."""
-    with suppress(OSError):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-mark-", suffix=_TEMPORARY)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(_state(path), file)
-            os.replace(temporary, _beside(path, _MARK))
-        finally:
-            with suppress(OSError):
-                os.unlink(temporary)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from agent import weight_target
+from agent.compute.kept_files import lock_file
 from agent.compute.layer_file import LayerFile
-from agent.compute.layer_store import LayerStore, lock_file
+from agent.compute.layer_store import LayerStore
 from agent.compute.part import PartKey
 from agent.errors import BadCheckpoint
 from agent.weight_target import MAX_PART_BYTES, PartTarget

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agent.compute.kept_files import lock_file
 from agent.compute.layer_file import LayerFile, write_layer_file
-from agent.compute.layer_store import LayerStore, lock_file
+from agent.compute.layer_store import LayerStore
 from agent.compute.part import PartKey
 from agent.errors import BadCheckpoint
 

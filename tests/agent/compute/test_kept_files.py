@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.compute import layer_store
+from agent.compute import kept_files
 from agent.compute.layer_store import LayerStore
 from agent.compute.part import PartKey
 
@@ -79,13 +79,13 @@ def test_a_link_to_a_file_elsewhere_is_no_reason_to_delete_it(store: LayerStore,
 def test_what_another_process_evicted_first_is_gone_too(store: LayerStore, monkeypatch: pytest.MonkeyPatch) -> None:
     write(store, "layer-000")
     write(store, "layer-001")
-    remove = layer_store._remove_unused
+    remove = kept_files.remove_unused
 
     def raced(path: Path) -> bool:
         path.unlink()
         return remove(path)
 
-    monkeypatch.setattr(layer_store, "_remove_unused", raced)
+    monkeypatch.setattr(kept_files, "remove_unused", raced)
     assert store.make_room(LIMIT_BYTES)
 
 
@@ -98,14 +98,14 @@ def test_a_part_that_is_about_to_be_deleted_is_not_given_out(
     assert store.find(KEY, "layer-000") is None
     os.close(descriptor)
     assert store.find(KEY, "layer-000") is not None
-    lock = layer_store._is_shared
+    lock = kept_files.is_shared
 
     def late(descriptor: int) -> bool:
         """Between opening and locking, the file goes."""
         LayerStore(store.root, 1).make_room(1)
         return lock(descriptor)
 
-    monkeypatch.setattr(layer_store, "_is_shared", late)
+    monkeypatch.setattr(kept_files, "is_shared", late)
     assert store.find(KEY, "layer-000") is None
 
 
@@ -114,6 +114,6 @@ def test_a_part_under_way_has_no_mark_of_its_own(store: LayerStore) -> None:
     partial = store.partial(KEY, "layer-000")
     partial.write_bytes(b"x")
     os.utime(partial, (1, 1))
-    layer_store._remove(partial)
+    kept_files.remove(partial)
     assert not partial.exists()
     assert mark.exists()
