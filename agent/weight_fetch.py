@@ -40,7 +40,7 @@ MAX_MANIFEST_BYTES = 16 << 20
 SLOW_S = 3.0
 """A peer that takes longer for a chunk (a third of a MiB per second) has the coordinator beside it."""
 SILENCE_S = 10.0
-"""A source says every 2 s that it is still there; a device that is lost is noticed after 3.5 s elsewhere."""
+"""A source says every 2 s that it is still there; a device that is lost is noticed elsewhere."""
 CONNECT_S = 2.0
 """How long peers may take to connect before the coordinator is asked in their place."""
 PATIENCE_S = 30.0
