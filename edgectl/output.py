@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+from agent.errors import ConfigError
 from edgectl.failures import ExitCode, failure_of
 
 MIB = 1 << 20
@@ -67,6 +69,15 @@ def say_failure(message: str, hint: str = "") -> None:
     say(f"error: {message}")
     if hint:
         say(f"\nhint: {hint}")
+
+
+def write_json(path: Path, document: Mapping[str, object]) -> None:
+    """What `--out` is given, as one indented JSON document. Raises ConfigError when it cannot be written."""
+    try:
+        path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    except OSError as problem:
+        raise ConfigError(f"--out {path}: {problem.strerror}") from problem
+    say(f"wrote {path}")
 
 
 @contextmanager

@@ -34,17 +34,15 @@ def edgeshard(
     list_rows: Annotated[bool, typer.Option("--list", help="Only name the rows that fit.")] = False,
 ) -> None:
     """EdgeShard's 15 devices (arXiv 2405.14371) as 15 agents that take its times: Table IV, predicted and measured."""
-    import json
     import sys
     import tempfile
     from datetime import datetime, timezone
 
-    from agent.errors import ConfigError
     from edgectl.edgeshard_bench import row_name, run_edgeshard, runnable
     from edgectl.edgeshard_report import describe_edgeshard, document
     from edgectl.failures import ExitCode
     from edgectl.local_processes import ProcessFailed
-    from edgectl.output import CommandFailure, emit, emit_json, say
+    from edgectl.output import CommandFailure, emit, emit_json, say, write_json
     from planner.reproduction import table_iv
 
     chosen = runnable(table_iv(), rows or ())
@@ -59,13 +57,10 @@ def edgeshard(
     except ProcessFailed as problem:
         raise CommandFailure(ExitCode.FAILURE, str(problem)) from problem
     found = document(measured, sys.argv, datetime.now(timezone.utc))
-    if out is not None:
-        try:
-            out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        except OSError as problem:
-            raise ConfigError(f"{out}: cannot be written: {problem.strerror}") from problem
-        say(f"wrote {out}")
     if as_json:
         emit_json(found)
     else:
         emit(describe_edgeshard(measured))
+    if out is not None:
+        # Last: minutes of measuring are not lost to a directory that is missing.
+        write_json(out, found)

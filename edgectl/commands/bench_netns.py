@@ -35,7 +35,6 @@ def bench_netns(
 
     Needs root and the commands ip and tc; `--ways loopback,emulated` needs neither.
     """
-    import json
     import tempfile
 
     from agent.errors import ConfigError
@@ -43,7 +42,7 @@ def bench_netns(
     from edgectl.failures import ExitCode
     from edgectl.local_processes import ProcessFailed
     from edgectl.netns import NamespacesUnavailable, Uplink, check_machine
-    from edgectl.output import CommandFailure, emit, emit_json, say
+    from edgectl.output import CommandFailure, emit, emit_json, say, write_json
 
     chosen = [way for way in netns_bench.WAYS if way in ways.split(",")]
     unknown = set(ways.split(",")) - set(netns_bench.WAYS)
@@ -72,16 +71,13 @@ def bench_netns(
     except ProcessFailed as problem:
         raise CommandFailure(ExitCode.FAILURE, str(problem)) from problem
     found = netns_bench.as_json(setting, rows)
-    if out is not None:
-        try:
-            out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        except OSError as problem:
-            raise ConfigError(f"{out}: cannot be written: {problem.strerror}") from problem
-        say(f"wrote {out}")
     if as_json:
         emit_json(found)
     else:
         emit(netns_bench.describe(rows))
+    if out is not None:
+        # Last: minutes of measuring are not lost to a directory that is missing.
+        write_json(out, found)
 
 
 def _bytes_per_s(rate: str) -> float:

@@ -113,18 +113,12 @@ def _check(rate: float | None, concurrency: int | None, arrivals: str, plot: Pat
 
 def _write(report: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
     """Shows it before it is written: ten minutes of load are not lost to a directory that is missing."""
-    import json
-
-    from agent.errors import ConfigError
     from edgectl.load_text import describe
-    from edgectl.output import emit_json, show
+    from edgectl.output import emit_json, show, write_json
 
     if as_json:
         emit_json(report)
     else:
         show(describe(report))
     if out is not None:
-        try:
-            out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        except OSError as problem:
-            raise ConfigError(f"--out {out}: {problem.strerror}") from problem
+        write_json(out, report)

@@ -116,7 +116,7 @@ def _run(
     measure: bool,
 ) -> None:
     """Plan, write, show; whatever takes long comes after the plan is safe in its file."""
-    from edgectl.output import emit_json, say, show
+    from edgectl.output import emit_json, say, show, write_json
     from edgectl.planning import not_executed_yet
     from planner.plan_json import answer_as_json
 
@@ -140,8 +140,7 @@ def _run(
         found["verified"] = report.as_json()
         texts.append(report.describe())
     if out is not None:
-        _write(out, found)
-        say(f"wrote {out}")
+        write_json(out, found)
     if plot is not None:
         from edgectl.plan_plot import plot_plan
 
@@ -217,15 +216,3 @@ def _batch(text: str) -> int | None:
     if not text.isdecimal() or not 1 <= int(text[:9]) <= 4096:
         raise typer.BadParameter(f"{text!r} is not auto or a number from 1 to 4096", param_hint="--batch")
     return int(text)
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    """Raises ConfigError when the file cannot be written."""
-    import json
-
-    from agent.errors import ConfigError
-
-    try:
-        path.write_text(json.dumps(found, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    except OSError as problem:
-        raise ConfigError(f"--out {path}: {problem.strerror}") from problem

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from agent.errors import ConfigError
 from edgectl.failures import ExitCode
-from edgectl.output import CommandFailure, emit, emit_json, mib, printable, progress_bar, say, say_failure, show, table
+from edgectl.output import (
+    CommandFailure,
+    emit,
+    emit_json,
+    mib,
+    printable,
+    progress_bar,
+    say,
+    say_failure,
+    show,
+    table,
+    write_json,
+)
 
 
 def test_data_and_words_go_to_different_streams(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,3 +77,10 @@ def test_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None
     with progress_bar("reading") as progress:
         progress(1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_document_that_cannot_be_written_names_flag_and_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "found.json", {"place": "Zürich"})
+    assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8")) == {"place": "Zürich"}
+    with pytest.raises(ConfigError, match=r"--out .*missing/found.json: No such file"):
+        write_json(tmp_path / "missing" / "found.json", {})
