@@ -26,7 +26,7 @@ from typing import Any
 
 import random_model
 from direct_agents import DirectAgents, Heard, OneProcess, load_request
-from report import write_report
+from report import this_run, write_report
 
 from agent.wire.messages import OpenSession, Sampling
 from edgectl.local_processes import Processes
@@ -287,14 +287,13 @@ def renamed(opened: OpenSession, prefix: str, micro_batch: int) -> OpenSession:
 
 
 def report(rows: list[dict[str, object]], options: argparse.Namespace) -> None:
-    """Rows of what was not measured now stay in the file."""
+    """Rows of what was not measured now stay in the file; each row says which run it is of."""
+    rows = [{**row, **this_run()} for row in rows]
     key = ("what", "quantization", "micro_batches", "rows", "layers")
     if options.out is not None and options.out.exists():
         measured = {tuple(row.get(name) for name in key) for row in rows}
         old = json.loads(options.out.read_text(encoding="utf-8"))["rows"]
         rows = [*(row for row in old if tuple(row.get(name) for name in key) not in measured), *rows]
-    for row in rows:
-        print({name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()})
     facts = {"model": "random-1.1b", "sessions": SESSIONS, "long_prompt_tokens": LONG_PROMPT_TOKENS}
     write_report(
         "batching", [{"what": row["what"], "ratio": row.get("ratio"), **row} for row in rows], facts, options.out

@@ -40,12 +40,18 @@ def commit() -> str:
     return described.stdout.strip() or "unknown"
 
 
+def this_run() -> dict[str, str]:
+    """What was run, when, and of which commit."""
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"command": " ".join(["python", *sys.argv]), "date": date, "commit": commit()}
+
+
 def write_report(
     benchmark: str, rows: Sequence[Mapping[str, object]], facts: Mapping[str, object], out: Path | None
 ) -> None:
     """Print `rows` as a table and `facts` below it; write both, with the machine, to `out` if given."""
-    headings = list(rows[0])
-    cells = [headings, *([_text(row[heading]) for heading in headings] for row in rows)]
+    headings = list(dict.fromkeys(heading for row in rows for heading in row))
+    cells = [headings, *([_text(row.get(heading)) for heading in headings] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -53,13 +59,9 @@ def write_report(
         if not isinstance(value, (dict, list)):
             print(f"{name}: {_text(value)}")
     if out is not None:
-        command = " ".join(["python", *sys.argv])
-        date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         report = {
             "benchmark": benchmark,
-            "command": command,
-            "date": date,
-            "commit": commit(),
+            **this_run(),
             "machine": machine(),
             "rows": list(rows),
             **facts,
