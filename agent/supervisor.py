@@ -166,12 +166,19 @@ class Supervisor:
                 agent_version=version("edgectl"),
                 boot_id=boot_id(),
                 data_endpoint=advertised_endpoint(self._config, self._ready.data_endpoint),
-                memory_bytes=model_memory_bytes(self._config.memory_limit_bytes, held_bytes=self._tick.resident_bytes),
+                memory_bytes=self._memory_bytes(),
                 provider=self._ready.provider,
                 bulk_endpoint=advertised_endpoint(self._config, bulk) if bulk else "",
                 worker=self._worker,
             )
         )
+
+    def _memory_bytes(self) -> int:
+        limit_bytes = self._config.memory_limit_bytes
+        if self._config.emulate and limit_bytes:
+            # A device that is played takes none of this machine's, so it may have more than this machine.
+            return limit_bytes
+        return model_memory_bytes(limit_bytes, held_bytes=self._tick.resident_bytes)
 
     def _send(self, message: Message) -> None:
         # Not sent while disconnected: a coordinator that comes back starts from this agent's Hello.

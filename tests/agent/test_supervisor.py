@@ -181,6 +181,25 @@ def test_a_key_that_is_not_on_the_list_is_told_so_and_may_be_listed_later(tmp_pa
     asyncio.run(scenario())
 
 
+def test_a_played_device_may_have_more_memory_than_this_machine(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with (
+            closing(Coordinator()) as coordinator,
+            agent(
+                tmp_path,
+                "d1",
+                coordinator.endpoint,
+                coordinator.keys.public,
+                emulate="times.json",
+                memory_limit="64 TiB",
+            ) as one,
+        ):
+            coordinator.allowed.allow(one.public_key, "d1")
+            assert (await coordinator.next(Hello)).memory_bytes == 64 << 40
+
+    asyncio.run(scenario())
+
+
 def test_what_it_does_not_understand_it_logs_and_serves_on(tmp_path: Path) -> None:
     async def scenario() -> None:
         with (
