@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import time
 from collections import OrderedDict
@@ -19,8 +18,7 @@ from agent.compute.layer_file import LayerFile, LayerHeader
 from agent.compute.layer_store import LayerStore
 from agent.compute.part import PartKey
 from agent.config import AgentConfig
-from agent.errors import AgentError, BadMessage
-from agent.log import configure
+from agent.errors import BadMessage
 from agent.weight_child import BulkReady
 from agent.wire.bulk import Fetch, Reply, ReplyKind, decode_fetch
 from agent.wire.bulk_plane import BulkServerPlane
@@ -28,7 +26,7 @@ from agent.wire.bulk_turns import Turns
 from agent.wire.events import Event, Readable, Received
 from agent.wire.messages import Welcome
 from agent.wire.security import AllowList, load_key_file
-from agent.worker_channel import ChannelClosed, Configure, Stop, ToWorker, WorkerChannel
+from agent.worker_channel import Stop, ToWorker, WorkerChannel, run_child
 
 logger = logging.getLogger(__name__)
 
@@ -249,20 +247,13 @@ def _on_supervisor(channel: WorkerChannel, allow: AllowList) -> bool:
 
 
 def main(descriptor: int) -> int:
-    """Entry of the child process; `descriptor` is its end of the pipe, whose first message is the configuration."""
-    channel = WorkerChannel(socket.socket(fileno=descriptor))
-    try:
-        first: Configure = channel.wait(Configure)
-        configuration = first.config()
-        configure(configuration.log_level, configuration.log_format, device=configuration.name, process="weights")
+    """Entry of the child process."""
+
+    def run(config: AgentConfig, channel: WorkerChannel) -> None:
         os.nice(NICENESS)
-        serve(configuration, channel)
-    except AgentError as problem:
-        logger.error("weight_server_failed", extra={"code": problem.code, "problem": str(problem)})
-        return 1
-    except (ChannelClosed, KeyboardInterrupt):
-        return 0
-    return 0
+        serve(config, channel)
+
+    return run_child(descriptor, "weights", run)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import socket
 import sys
 import time
 
@@ -18,9 +17,8 @@ from agent.config import AgentConfig
 from agent.device.sensors.host import has_nvidia_device
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Send
-from agent.errors import AgentError, BadMessage, ConfigError
+from agent.errors import BadMessage, ConfigError
 from agent.link_probe import LinkProbe
-from agent.log import configure
 from agent.micro_batch import NOTHING_LOADED
 from agent.resident_model import ResidentModel
 from agent.stage import Stage
@@ -43,12 +41,12 @@ from agent.wire.messages import Failed, Load, MeasureDevice, MeasureLink
 from agent.wire.security import AllowList, load_key_file
 from agent.worker_channel import (
     ChannelClosed,
-    Configure,
     Stop,
     ToWorker,
     WorkerChannel,
     WorkerReady,
     WorkerTick,
+    run_child,
 )
 
 logger = logging.getLogger(__name__)
@@ -326,19 +324,8 @@ def _probe(config: AgentConfig) -> str:
 
 
 def main(descriptor: int) -> int:
-    """Entry of the child process; `descriptor` is its end of the pipe, whose first message is the configuration."""
-    channel = WorkerChannel(socket.socket(fileno=descriptor))
-    try:
-        first: Configure = channel.wait(Configure)
-        configuration = first.config()
-        configure(configuration.log_level, configuration.log_format, device=configuration.name, process="worker")
-        Worker(configuration, channel).run()
-    except AgentError as problem:
-        logger.error("worker_failed", extra={"code": problem.code, "problem": str(problem)})
-        return 1
-    except (ChannelClosed, KeyboardInterrupt):
-        return 0
-    return 0
+    """Entry of the child process."""
+    return run_child(descriptor, "worker", lambda config, channel: Worker(config, channel).run())
 
 
 if __name__ == "__main__":

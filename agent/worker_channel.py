@@ -7,18 +7,23 @@ file. Requests of the coordinator pass through unchanged; the messages below nev
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Union
 
 import msgspec
 
 from agent.config import PATH_KEYS, AgentConfig
-from agent.errors import BadMessage
+from agent.errors import AgentError, BadMessage
+from agent.log import configure
 from agent.wire import messages
 from agent.wire.messages import FromAgent, Load, MeasureDevice, MeasureLink, Message, Telemetry, ToAgent, Unload
+
+logger = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("<I")
 
@@ -148,6 +153,25 @@ class WorkerChannel:
 
     def close(self) -> None:
         self._end.close()
+
+
+def run_child(descriptor: int, process: str, run: Callable[[AgentConfig, WorkerChannel], None]) -> int:
+    """A child of the supervisor, from its first message, the configuration, to its exit status.
+
+    `descriptor` is its end of the pipe; `process` names it in the log.
+    """
+    channel = WorkerChannel(socket.socket(fileno=descriptor))
+    try:
+        first: Configure = channel.wait(Configure)
+        configuration = first.config()
+        configure(configuration.log_level, configuration.log_format, device=configuration.name, process=process)
+        run(configuration, channel)
+    except AgentError as problem:
+        logger.error("%s_failed", process, extra={"code": problem.code, "problem": str(problem)})
+        return 1
+    except (ChannelClosed, KeyboardInterrupt):
+        return 0
+    return 0
 
 
 def _split(data: bytes | bytearray) -> tuple[list[bytes], int]:

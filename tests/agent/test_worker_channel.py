@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import AgentConfig
-from agent.errors import BadMessage
+from agent.errors import BadMessage, ConfigError
 from agent.wire import messages
 from agent.wire.addresses import PeerKey
 from agent.wire.messages import Failed, Load, Loaded, LoadProgress, Message, Telemetry, Unload, Welcome
@@ -27,6 +27,7 @@ from agent.worker_channel import (
     WorkerChannel,
     WorkerReady,
     WorkerTick,
+    run_child,
 )
 
 
@@ -161,3 +162,28 @@ def test_a_pipe_that_is_closed_supersedes_nothing(ends: tuple[socket.socket, soc
     channel = WorkerChannel(theirs)
     ours.close()
     channel.check_superseded()
+
+
+@pytest.mark.parametrize(
+    ("problem", "status"), [(None, 0), (ConfigError("no such key"), 1), (ChannelClosed(), 0)], ids=str
+)
+def test_a_child_ends_with_the_status_of_what_it_ran(problem: Exception | None, status: int) -> None:
+    ours, theirs = socket.socketpair()
+    channel = WorkerChannel(ours)
+    channel.send(Configure.of(AgentConfig(name="d1")))
+    names = []
+
+    def run(config: AgentConfig, _: WorkerChannel) -> None:
+        names.append(config.name)
+        if problem is not None:
+            raise problem
+
+    assert run_child(theirs.detach(), "weights", run) == status
+    assert names == ["d1"]
+    channel.close()
+
+
+def test_a_child_whose_parent_is_gone_before_it_began_ends_quietly() -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    assert run_child(theirs.detach(), "worker", lambda config, channel: None) == 0
