@@ -160,17 +160,17 @@ def run_child(descriptor: int, process: str, run: Callable[[AgentConfig, WorkerC
 
     `descriptor` is its end of the pipe; `process` names it in the log.
     """
-    channel = WorkerChannel(socket.socket(fileno=descriptor))
-    try:
-        first: Configure = channel.wait(Configure)
-        configuration = first.config()
-        configure(configuration.log_level, configuration.log_format, device=configuration.name, process=process)
-        run(configuration, channel)
-    except AgentError as problem:
-        logger.error("%s_failed", process, extra={"code": problem.code, "problem": str(problem)})
-        return 1
-    except (ChannelClosed, KeyboardInterrupt):
-        return 0
+    with contextlib.closing(WorkerChannel(socket.socket(fileno=descriptor))) as channel:
+        try:
+            first: Configure = channel.wait(Configure)
+            configuration = first.config()
+            configure(configuration.log_level, configuration.log_format, device=configuration.name, process=process)
+            run(configuration, channel)
+        except AgentError as problem:
+            logger.error("%s_failed", process, extra={"code": problem.code, "problem": str(problem)})
+            return 1
+        except (ChannelClosed, KeyboardInterrupt):
+            return 0
     return 0
 
 
