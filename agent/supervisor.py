@@ -10,9 +10,7 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -38,7 +36,16 @@ from agent.wire.messages import (
     WorkerRestarted,
 )
 from agent.wire.security import load_key_file
-from agent.worker_channel import ChannelClosed, Configure, FromWorker, Stop, WorkerChannel, WorkerReady, WorkerTick
+from agent.worker_channel import (
+    ChannelClosed,
+    Configure,
+    FromWorker,
+    Stop,
+    WorkerChannel,
+    WorkerReady,
+    WorkerTick,
+    start_child,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -199,18 +206,7 @@ class Supervisor:
     def _start_worker(self, now: float) -> None:
         self._worker = secrets.token_hex(8)
         self._tick = NO_TICK
-        ours, theirs = socket.socketpair()
-        # The working directory is / and, where Python can, off the module path: nobody's files shadow ours.
-        safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-        self._process = subprocess.Popen(
-            [sys.executable, *safe_path, "-m", "agent.worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            cwd="/",
-            # Signals of a terminal are for the supervisor, which then tells the worker to stop.
-            start_new_session=True,
-        )
-        theirs.close()
+        self._process, ours = start_child("agent.worker")
         self._channel = WorkerChannel(ours)
         self._client.register(ours.fileno())
         self._started_s = now

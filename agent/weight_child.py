@@ -6,15 +6,13 @@ It is a help to others only: whatever becomes of it, this device goes on serving
 from __future__ import annotations
 
 import logging
-import socket
 import subprocess
-import sys
 
 from agent.config import AgentConfig
 from agent.errors import BadMessage
 from agent.wire.control_plane import ControlClient
 from agent.wire.messages import Message, Welcome
-from agent.worker_channel import ChannelClosed, Configure, Stop, WorkerChannel
+from agent.worker_channel import ChannelClosed, Configure, Stop, WorkerChannel, start_child
 
 logger = logging.getLogger(__name__)
 
@@ -58,25 +56,13 @@ class WeightChild:
         return self.is_settled != was_settled
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        # As for the worker: nobody's files shadow ours, and a terminal's signals are the supervisor's.
-        safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-        ours.settimeout(SEND_S)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, *safe_path, "-m", "agent.weight_server", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
-            )
+            self._process, ours = start_child("agent.weight_server")
         except OSError as problem:
             logger.warning("weight_server_not_started", extra={"problem": str(problem), "restart_in_s": RESTART_S})
-            ours.close()
             self._forget()
             return
-        finally:
-            theirs.close()
+        ours.settimeout(SEND_S)
         self._channel = WorkerChannel(ours)
         self._client.register(ours.fileno())
         self._send(Configure.of(self._config))

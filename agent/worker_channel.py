@@ -10,6 +10,8 @@ import contextlib
 import logging
 import socket
 import struct
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +155,32 @@ class WorkerChannel:
 
     def close(self) -> None:
         self._end.close()
+
+
+def module_command(module: str) -> list[str]:
+    """How a process of ours starts a module of ours: nobody's files shadow it where the working directory is /."""
+    # Off the module path altogether, where Python can.
+    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
+    return [sys.executable, *safe_path, "-m", module]
+
+
+def start_child(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A child that runs `run_child` on its end of a pipe, and our end. Raises OSError when no process is to be had."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [*module_command(module), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                # Signals of a terminal are for the supervisor, which then tells its children to stop.
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
+    return process, ours
 
 
 def run_child(descriptor: int, process: str, run: Callable[[AgentConfig, WorkerChannel], None]) -> int:

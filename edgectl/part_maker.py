@@ -25,6 +25,7 @@ from agent.compute.layer_file import LayerHeader, write_layer_file
 from agent.compute.layer_store import LayerStore
 from agent.compute.part import PartKey, check_part
 from agent.errors import AgentError, BadCheckpoint
+from agent.worker_channel import module_command
 
 if TYPE_CHECKING:
     from agent.compute.checkpoint import Checkpoint
@@ -74,10 +75,8 @@ class PartMaker:
     """Parts of one model directory, made one after the other. `find` and `problem` never wait."""
 
     def __init__(self, directory: Path, root: Path, limit_bytes: int) -> None:
-        # The working directory is / and, where Python can, off the module path: nobody's files shadow ours.
-        safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-        module = [sys.executable, *safe_path, "-m", "edgectl.part_maker"]
-        self._command = [*module, str(directory.absolute()), str(root.absolute()), str(limit_bytes)]
+        command = module_command("edgectl.part_maker")
+        self._command = [*command, str(directory.absolute()), str(root.absolute()), str(limit_bytes)]
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: set[Job] = set()

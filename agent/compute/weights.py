@@ -5,6 +5,7 @@ Parts of a quantized model are written when they are made first, and mapped from
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,14 +36,14 @@ class Weights(Protocol):
         """[vocabulary, H] in any float type. Raises BadCheckpoint when it is missing."""
 
 
-class MadeFromTensors:
+class MadeFromTensors(ABC):
     """Satisfies Weights for whatever has a model's tensors by their Hugging Face names."""
 
     spec: ModelSpec
 
+    @abstractmethod
     def tensor(self, name: str) -> Array:
         """The tensor in its own type. Raises BadCheckpoint when there is none."""
-        raise NotImplementedError
 
     def arrays(self, weight: WeightRef) -> dict[str, Array]:
         """See `Weights.arrays`: made on the spot."""
