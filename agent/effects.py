@@ -13,6 +13,7 @@ from typing import Union
 
 from agent.wire.codec import Answered, Buffer, CodecId, Frame, FrameKind, RowRef
 from agent.wire.messages import FromAgent, FromSource, Opening, Sampling
+from planner.channel import Channel
 from planner.types import LayerRange
 
 
@@ -53,9 +54,8 @@ class Job:
     held_us: int = 0
     arrived_s: float = 0.0
     """CLOCK_MONOTONIC when the frame arrived, or at the source since when the step could have gone."""
-    loss: float = 0.0
-    """Emulated: the share of elements of the hidden states erased on their way into this stage."""
-    loss_seed: int = 0
+    channel: Channel | None = None
+    """Emulated: what happened to the hidden states on their way into this stage."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 from agent.compute.emulated_executor import EmulatedExecutor
 from agent.config import AgentConfig
 from agent.errors import ConfigError, ModelMismatch, ModelNotFound
-from agent.wire.messages import Load, MeasureDevice
+from agent.wire.measure_messages import MeasureDevice
+from agent.wire.messages import Load
 from planner.device_times import DeviceTimes
 from planner.errors import BadProfile
 from planner.model_spec import ModelSpec

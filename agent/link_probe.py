@@ -27,15 +27,15 @@ from agent.errors import ConfigError, FrameRefused
 from agent.wire import codec
 from agent.wire.codec import CODEC_IDS, MAX_HIDDEN_SIZE, MAX_TOKENS_PER_ROW, Buffer, Frame, FrameKind, payload_bytes
 from agent.wire.events import Connected, Disconnected, Event, Refused, Replied
-from agent.wire.messages import (
+from agent.wire.measure_messages import (
     MAX_MEASURE_S,
     MAX_MEASURED_BYTES,
     MAX_MEASURED_POINTS,
-    Failed,
     LinkMeasured,
     MeasureLink,
     MeasureProgress,
 )
+from agent.wire.messages import Failed
 from planner.profile import LinkProfile
 
 CONNECT_S = 10.0

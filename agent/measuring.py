@@ -25,7 +25,7 @@ from agent.device.sensors.host import boot_id, model_memory_bytes, physical_core
 from agent.device.sensors.sample import POWER
 from agent.errors import ConfigError, ModelNotFound
 from agent.wire.codec import MAX_ROWS, MAX_TOKENS_PER_ROW
-from agent.wire.messages import MAX_MEASURE_S, MAX_MEASURED_POINTS, MeasureDevice
+from agent.wire.measure_messages import MAX_MEASURE_S, MAX_MEASURED_POINTS, MeasureDevice
 from planner.model_spec import ModelSpec, parse_config
 from planner.profile import DeviceProfile
 

@@ -36,7 +36,6 @@ class ModelShape(NamedTuple):
     vocab_size: int = MOST_TOKEN_IDS
 
 
-MAX_LOSS_SEED = 1 << 64
 MAX_CHUNK_BYTES = 64 << 20
 """A message's part may have as many (`data_plane.DATA_LIMITS`)."""
 
@@ -92,8 +91,6 @@ def place_of(device: str, opened: OpenMicroBatch, shape: ModelShape) -> Place:
                 f"stage {stage.device} runs [{stage.start}, {stage.stop}), expected to start at {expected}"
             )
         expected = stage.stop
-        if not (0.0 <= stage.loss <= 1.0 and 0 <= stage.loss_seed < MAX_LOSS_SEED):
-            raise AgentError(f"stage {stage.device}: loss {stage.loss} with seed {stage.loss_seed}, 0 to 1 and 64 bits")
     if expected != shape.num_layers:
         raise AgentError(f"route ends at layer {expected}, the model has {shape.num_layers}")
     place = Place(opened.stages, where[0])
@@ -207,8 +204,7 @@ class MicroBatch:
             choosers=self._choosers_of(frame.rows) if frame.sample and is_last else (),
             openings=frame.openings,
             arrived_s=arrived_s,
-            loss=self.place.stages[self.place.index].loss,
-            loss_seed=self.place.stages[self.place.index].loss_seed,
+            channel=self.place.stages[self.place.index].channel,
             **given,
         )
 

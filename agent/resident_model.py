@@ -19,7 +19,8 @@ from agent.loader import LoadedModel, load_model
 from agent.measuring import measure_device
 from agent.micro_batch import ModelShape
 from agent.wire import codec, messages
-from agent.wire.messages import Failed, Load, MeasureDevice
+from agent.wire.measure_messages import DeviceMeasured, MeasureDevice, MeasureProgress
+from agent.wire.messages import Failed, Load
 from agent.worker_channel import ChannelClosed, Superseded, WorkerChannel
 from planner.errors import PlannerError
 
@@ -108,7 +109,7 @@ class ResidentModel:
 
         def progress(what: str, done: int, total: int) -> None:
             self._report("measuring")
-            self._channel.send(messages.MeasureProgress(what, done, total))
+            self._channel.send(MeasureProgress(what, done, total))
             self._channel.check_superseded()
 
         try:
@@ -123,7 +124,7 @@ class ResidentModel:
             logger.exception("measuring_failed", extra={"model": request.model})
             self.tell_failed("measure-device", "measuring_failed", f"{type(problem).__name__}: {problem}")
         else:
-            self._channel.send(messages.DeviceMeasured(request.request, profile))
+            self._channel.send(DeviceMeasured(request.request, profile))
 
     def tell_loaded(self, seconds: float) -> None:
         """What is loaded, and how long that took."""

@@ -1,8 +1,7 @@
 """One job on one executor: unpack, run the layers, then pack for the next stage or sample. Joins wire and compute.
 
-An emulated lossy link damages what has been unpacked: elements are set to zero, the others stay as they are. Which ones
-is a function of (seed, layers passed, position in the session, element) alone, so it depends on neither the hop's
-codec, the chunk a token came in, nor who else is in the batch.
+An emulated lossy link damages what has been unpacked (`agent.compute.damage`), as a function of (seed, layers passed,
+position in the session, element) alone: neither of the chunk a token came in nor of who else is in the batch.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.compute import kernels
+from agent.compute.damage import damage
 from agent.compute.executor import Executor
 from agent.compute.sampling import sample
 from agent.effects import Job, Outcome
@@ -57,9 +57,9 @@ def _hidden_states(job: Job, executor: Executor) -> NDArray[np.float32]:
     if job.tokens:
         return executor.embed(np.array(job.tokens, np.int64))
     hidden = kernels.unpack(job.payload, CODEC_NAMES[job.codec], job.shape)
-    if job.loss:
+    if job.channel is not None:
         for ref, row in zip(job.rows, hidden, strict=True):
-            kernels.erase(row, job.loss, job.loss_seed, job.layers.start, ref.position)
+            damage(row, job.channel, job.layers.start, ref.position)
     return hidden
 
 

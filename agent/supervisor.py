@@ -23,18 +23,9 @@ from agent.weight_child import WeightChild
 from agent.wire import messages
 from agent.wire.control_plane import ControlClient
 from agent.wire.events import ControlConnected, ControlDisconnected, Controlled, ControlRefused, Event, Readable
-from agent.wire.messages import (
-    Heartbeat,
-    Hello,
-    Load,
-    LoadProgress,
-    MeasureDevice,
-    Message,
-    Rejected,
-    ToAgent,
-    Welcome,
-    WorkerRestarted,
-)
+from agent.wire.measure_messages import MAX_MEASURE_S, MeasureDevice
+from agent.wire.message import Message
+from agent.wire.messages import Heartbeat, Hello, Load, LoadProgress, Rejected, ToAgent, Welcome, WorkerRestarted
 from agent.wire.security import load_key_file
 from agent.worker_channel import (
     ChannelClosed,
@@ -157,7 +148,7 @@ class Supervisor:
             if isinstance(message, (Load, MeasureDevice)) and self._watchdog is not None:
                 # The worker refuses what is not within the limits; here it must not put the deadline off for ever.
                 asked_s = message.seconds if isinstance(message, MeasureDevice) else 0.0
-                allowed_s = min(max(0.0, asked_s), messages.MAX_MEASURE_S)
+                allowed_s = min(max(0.0, asked_s), MAX_MEASURE_S)
                 self._busy_until_s = time.monotonic() + LOAD_DEADLINE_S + allowed_s
                 self._watchdog.begin("worker", self._busy_until_s)
             self._to_worker(lambda channel: channel.send(message))

@@ -11,7 +11,8 @@ import subprocess
 from agent.config import AgentConfig
 from agent.errors import BadMessage
 from agent.wire.control_plane import ControlClient
-from agent.wire.messages import Message, Welcome
+from agent.wire.message import Message
+from agent.wire.messages import Welcome
 from agent.worker_channel import ChannelClosed, Configure, Stop, WorkerChannel, start_child
 
 logger = logging.getLogger(__name__)

@@ -37,7 +37,9 @@ from agent.wire.events import (
     Refused,
     Replied,
 )
-from agent.wire.messages import Failed, Load, MeasureDevice, MeasureLink
+from agent.wire.measure_messages import MeasureDevice, MeasureLink
+from agent.wire.message import Message
+from agent.wire.messages import Failed, Load
 from agent.wire.security import AllowList, load_key_file
 from agent.worker_channel import (
     ChannelClosed,
@@ -197,7 +199,7 @@ class Worker:
             case messages.CloseMicroBatch():
                 self._perform(self._stage.close_micro_batch(message.micro_batch))
 
-    def _refuse(self, message: messages.Message, problem: ConfigError) -> None:
+    def _refuse(self, message: Message, problem: ConfigError) -> None:
         """Another device's endpoint or key is none: that costs a micro-batch, not this device's process."""
         logger.error("request_refused", extra={"problem": str(problem)})
         number = message.micro_batch if isinstance(message, messages.OpenMicroBatch) else -1

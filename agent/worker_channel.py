@@ -23,7 +23,9 @@ from agent.config import PATH_KEYS, AgentConfig
 from agent.errors import AgentError, BadMessage
 from agent.log import configure
 from agent.wire import messages
-from agent.wire.messages import FromAgent, Load, MeasureDevice, MeasureLink, Message, Telemetry, ToAgent, Unload
+from agent.wire.measure_messages import MeasureDevice, MeasureLink
+from agent.wire.message import Message
+from agent.wire.messages import FromAgent, Load, Telemetry, ToAgent, Unload
 
 logger = logging.getLogger(__name__)
 

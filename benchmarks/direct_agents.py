@@ -24,6 +24,7 @@ from agent.micro_batch import ModelShape
 from agent.stage import Stage
 from agent.wire import messages
 from agent.wire.addresses import PeerKey, StageAddress
+from agent.wire.message import Message
 from agent.wire.messages import (
     CoordinatorAlive,
     Failed,
@@ -153,7 +154,7 @@ class DirectAgents(Heard):
             if not condition():
                 await asyncio.wait([asyncio.create_task(self._came.wait())], timeout=5)
 
-    async def _tell(self, name: str, message: messages.Message) -> None:
+    async def _tell(self, name: str, message: Message) -> None:
         await self._server.send(self._supervisors[name], messages.encode(message))
 
     async def _stay_alive(self) -> None:
@@ -221,5 +222,5 @@ def load_request(
     return Load(model.name, digest, ((0, num_layers),), quantization, block_size, "fp16", slots, context)
 
 
-def fields_of(message: messages.Message) -> dict[str, Any]:
+def fields_of(message: Message) -> dict[str, Any]:
     return {name: getattr(message, name) for name in message.__struct_fields__}

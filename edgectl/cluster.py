@@ -18,26 +18,27 @@ from typing import Union
 
 from typing_extensions import assert_never
 
+from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureProgress
 from agent.wire.messages import (
     PROTOCOL_VERSION,
     CoordinatorAlive,
-    DeviceMeasured,
     DeviceMessage,
     Failed,
     FromAgent,
     FromSource,
     Heartbeat,
     Hello,
-    LinkMeasured,
     Loaded,
     LoadProgress,
-    MeasureProgress,
     MicroBatchClosed,
     MicroBatchOpened,
     OpenSession,
     Rejected,
     SessionEnded,
     SessionFailed,
+    SessionMoved,
+    SplitKept,
+    SplitMoved,
     Telemetry,
     TokenEvent,
     Welcome,
@@ -108,6 +109,8 @@ class Cluster:
             effects = self._on_first(origin, device, message, now)
         elif isinstance(message, (TokenEvent, SessionEnded, SessionFailed)):
             effects = self._on_session_event(origin, device, message, now)
+        elif isinstance(message, (SessionMoved, SplitMoved, SplitKept)):
+            effects = []
         elif origin != self.devices[device].origin:
             effects = self._on_stranger(origin, device)
         else:

@@ -6,17 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.wire.addresses import BulkSource, LinkShape
+from planner.channel import Channel
 
 MAX_QUEUED_SESSIONS = 64
 """Sessions that wait for a row: one client's burst fits, and the last of 64 waits minutes for its first token."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Of hidden states on an emulated link: the share of elements erased, and the seed of which ones."""
-
-    share: float = 0.0
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +18,8 @@ class ClusterSettings:
 
     links: Mapping[str, tuple[LinkShape, ...]] = field(default_factory=dict)
     """Emulated links by the device they begin at."""
-    losses: Mapping[tuple[str, str], Loss] = field(default_factory=dict)
-    """By the link's two ends."""
+    channels: Mapping[tuple[str, str], Channel] = field(default_factory=dict)
+    """What emulated links do to hidden states, by the link's two ends."""
     bulk: BulkSource | None = None
     """Where devices without the model fetch it from the coordinator."""
     max_queued: int = MAX_QUEUED_SESSIONS

@@ -21,7 +21,7 @@ from agent.config import DEVICE_NAME, Z85_KEY
 from agent.errors import ConfigError
 from agent.wire.addresses import BulkSource
 from edgectl.cluster_settings import ClusterSettings
-from edgectl.links_config import LinkConfig, check_links, losses_of, shapes_of
+from edgectl.links_config import LinkConfig, channels_of, check_links, shapes_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -96,7 +96,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
         """What the file says beside devices and addresses; `bulk` is where the coordinator gives weights away."""
         return ClusterSettings(
             links=shapes_of(self.links),
-            losses=losses_of(self.links),
+            channels=channels_of(self.links),
             bulk=bulk,
             max_queued=self.coordinator.max_queued,
             max_sessions_per_key=self.coordinator.max_sessions_per_key,

@@ -327,7 +327,7 @@ class Deployment:
         """Opens a micro-batch from the last stage to the first, so that every stage finds its successor open."""
         assert self.plan is not None, "opened without a plan"
         other = batch.open_under(self._epochs.next(), route.devices)
-        stages = addresses_of(route.route, self._table, self._settings.losses)
+        stages = addresses_of(route.route, self._table, self._settings.channels)
         message = opening_of(batch, stages, self.plan, self.order.pipeline)
         effects: list[Effect] = []
         for record in (self._table[name] for name in reversed(route.devices)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Union
 
-from agent.wire.messages import CancelSession, Message, OpenSession, ResumeEvents, SessionEnded, TokenEvent
+from agent.wire.message import Message
+from agent.wire.messages import CancelSession, OpenSession, ResumeEvents, SessionEnded, TokenEvent
 from edgectl.engine import EngineError
 from planner.types import Plan
 

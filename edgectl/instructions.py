@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from agent.wire.addresses import BulkSource, StageAddress
 from agent.wire.messages import CloseMicroBatch, Load, OpenMicroBatch
-from edgectl.cluster_settings import Loss
 from edgectl.devices import DeviceRecord, DeviceTable
 from edgectl.routes import MAX_MICRO_BATCHES, MicroBatchRecord, slots_of
+from planner.channel import Channel
 from planner.types import Pipeline, Plan, Route
 
 PREFILL_CHUNK_TOKENS = 128
@@ -43,14 +43,15 @@ def sources_for(receiver: DeviceRecord, table: DeviceTable, own: BulkSource | No
     )
 
 
-def addresses_of(route: Route, table: DeviceTable, losses: Mapping[tuple[str, str], Loss]) -> tuple[StageAddress, ...]:
-    """The stages of a route as their neighbours see them, each with the loss of the link that leads into it."""
+def addresses_of(
+    route: Route, table: DeviceTable, channels: Mapping[tuple[str, str], Channel]
+) -> tuple[StageAddress, ...]:
+    """The stages of a route as their neighbours see them, each with the channel of the link that leads into it."""
     addresses = []
     for place, stage in enumerate(route.stages):
         record = table[stage.device]
         # Into the first stage come token ids, which no link erases.
         before = route.stages[place - 1].device if place else ""
-        loss = losses.get((before, stage.device), Loss())
         addresses.append(
             StageAddress(
                 device=stage.device,
@@ -58,8 +59,7 @@ def addresses_of(route: Route, table: DeviceTable, losses: Mapping[tuple[str, st
                 key=record.key,
                 start=stage.layers.start,
                 stop=stage.layers.stop,
-                loss=loss.share,
-                loss_seed=loss.seed,
+                channel=channels.get((before, stage.device)),
             )
         )
     return tuple(addresses)

@@ -14,7 +14,7 @@ from agent.config import parse_size
 from agent.errors import ConfigError
 from agent.wire.addresses import LinkShape
 from agent.wire.link_clock import MAX_BURST_BYTES, MAX_BYTES_PER_S, MAX_DELAY_MS
-from edgectl.cluster_settings import Loss
+from planner.channel import Channel, erasing
 
 MIN_BYTES_PER_S = 1
 """The largest frame takes two years: no clock counts further than it must."""
@@ -117,6 +117,6 @@ def shapes_of(links: Sequence[LinkConfig]) -> Mapping[str, tuple[LinkShape, ...]
     return found
 
 
-def losses_of(links: Sequence[LinkConfig]) -> Mapping[tuple[str, str], Loss]:
+def channels_of(links: Sequence[LinkConfig]) -> Mapping[tuple[str, str], Channel]:
     """What links lose, by their two ends."""
-    return {(link.source, link.destination): Loss(link.loss, link.seed) for link in links if link.loss}
+    return {(link.source, link.destination): erasing(link.loss, link.seed) for link in links if link.loss}

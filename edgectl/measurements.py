@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-from agent.wire.messages import MAX_MEASURED_POINTS, MeasureDevice, MeasureLink
+from agent.wire.measure_messages import MAX_MEASURED_POINTS, MeasureDevice, MeasureLink
 from edgectl.devices import DeviceRecord
 from edgectl.instructions import PREFILL_CHUNK_TOKENS
 from planner.errors import BadProfile

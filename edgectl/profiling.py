@@ -15,16 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Union
 
+from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureProgress
 from agent.wire.messages import (
     CoordinatorAlive,
-    DeviceMeasured,
     Failed,
     FromAgent,
     FromSource,
     Hello,
-    LinkMeasured,
     LoadProgress,
-    MeasureProgress,
     Rejected,
     Welcome,
     WorkerHello,

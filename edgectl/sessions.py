@@ -14,14 +14,7 @@ from enum import Enum
 
 import msgspec
 
-from agent.wire.messages import (
-    CancelSession,
-    OpenSession,
-    ResumeEvents,
-    SessionEnded,
-    SessionFailed,
-    TokenEvent,
-)
+from agent.wire.messages import CancelSession, OpenSession, ResumeEvents, SessionEnded, SessionFailed, TokenEvent
 from edgectl.cluster_settings import ClusterSettings
 from edgectl.effects import Deliver, Effect, SendSource
 from edgectl.engine import Claim, EngineError

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from agent.wire.messages import MeasureDevice
+from agent.wire.measure_messages import MeasureDevice
 from edgectl.measurements import Task, settings_for
 from edgectl.output import progress_bar
 from edgectl.profiled_model import ProfiledModel

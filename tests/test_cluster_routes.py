@@ -18,9 +18,10 @@ from agent.wire.messages import (
     Welcome,
     WorkerRestarted,
 )
-from edgectl.cluster_settings import ClusterSettings, Loss
+from edgectl.cluster_settings import ClusterSettings
 from edgectl.engine import Claim, EngineError
 from edgectl.routes import GIVEN_UP_S, MAX_REOPENINGS, BatchState
+from planner.channel import erasing
 from tests.fakes.fake_agents import NAMES, Agent, Scene, rows_of, two_routes, two_sources
 
 
@@ -204,10 +205,10 @@ def test_a_session_longer_than_the_context_never_waits_for_a_row() -> None:
     scene.open(max_tokens=62)
 
 
-def test_agents_are_told_of_links_losses_and_sources() -> None:
+def test_agents_are_told_of_links_channels_and_sources() -> None:
     links = {"a": (LinkShape("b", bytes_per_s=1e6),)}
     bulk = BulkSource("", "tcp://coordinator:1", "key")
-    settings = ClusterSettings(links=links, losses={("a", "b"): Loss(0.25, 4)}, bulk=bulk)
+    settings = ClusterSettings(links=links, channels={("a", "b"): erasing(0.25, 4)}, bulk=bulk)
     scene = Scene(settings=settings)
     scene.connect(*NAMES)
     (welcome,) = scene.messages("a", Welcome)
@@ -218,7 +219,7 @@ def test_agents_are_told_of_links_losses_and_sources() -> None:
     assert load.sources == (bulk,)
     scene.settle()
     (opened,) = scene.agents["b"].micro_batches.values()
-    assert [(stage.loss, stage.loss_seed) for stage in opened.stages] == [(0.0, 0), (0.25, 4), (0.0, 0)]
+    assert [stage.channel for stage in opened.stages] == [None, erasing(0.25, 4), None]
 
 
 def test_other_sources_alone_are_no_reason_to_load_again() -> None:

@@ -40,7 +40,7 @@ def test_every_limit_has_its_value() -> None:
 
 def test_every_limit_of_the_code_is_in_the_document() -> None:
     named = {name for name, *_ in table("limit")}
-    for module in ("codec", "messages", "hop", "transport"):
+    for module in ("codec", "messages", "measure_messages", "hop", "transport"):
         names = vars(importlib.import_module(f"agent.wire.{module}"))
         assert {f"{module}.{name}" for name in names if name.startswith("MAX_")} <= named
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from planner.channel import Channel
+
 
 class StageAddress(msgspec.Struct, frozen=True):
     """One stage of a route as its neighbours see it."""
@@ -15,9 +17,8 @@ class StageAddress(msgspec.Struct, frozen=True):
     """CURVE public key, z85."""
     start: int
     stop: int
-    loss: float = 0.0
-    """Emulated: the share of elements of the hidden states erased on their way into this stage, 0 to 1."""
-    loss_seed: int = 0
+    channel: Channel | None = None
+    """Emulated: what happens to hidden states on their way into this stage."""
 
 
 class LinkShape(msgspec.Struct, frozen=True):

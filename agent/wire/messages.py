@@ -13,7 +13,8 @@ import msgspec
 
 from agent.errors import BadMessage
 from agent.wire.addresses import BulkSource, LinkShape, PeerKey, StageAddress
-from planner.profile import DeviceProfile, LinkProfile
+from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureDevice, MeasureLink, MeasureProgress
+from agent.wire.message import Message
 from planner.types import BoundaryType, Codec, Pipeline, Quantization
 
 PROTOCOL_VERSION = 2
@@ -25,22 +26,8 @@ MAX_ARRAY_LENGTH = 1 << 20
 MAX_MAP_LENGTH = 4096
 MAX_STRING_BYTES = 64 << 10
 
-MAX_MEASURED_POINTS = 16
-"""Rows, contexts, prompts, or frame sizes of one measurement: three times as many as `edgectl profile` asks for."""
-MAX_MEASURED_BYTES = 64 << 20
-"""Payloads of all frame sizes of one link together; 169 tokens of hidden size 65,536 in fp32 are 43 MiB."""
-MAX_MEASURE_S = 3600
-"""Of one device or link: the device serves nobody meanwhile."""
 
 EndReason = Literal["stop", "length", "cancelled"]
-
-
-def _kebab(name: str) -> str:
-    return "".join("-" + c.lower() if c.isupper() else c for c in name).lstrip("-")
-
-
-class Message(msgspec.Struct, frozen=True, tag_field="kind", tag=_kebab):
-    """Base of all control messages; the kind is the class name in kebab-case."""
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -148,24 +135,6 @@ class Failed(Message, frozen=True):
     micro_batch: int = -1
 
 
-class MeasureProgress(Message, frozen=True):
-    """A measurement goes on: `what` says in a few words which part is next."""
-
-    what: str
-    done: int
-    total: int
-
-
-class DeviceMeasured(Message, frozen=True):
-    request: int
-    profile: DeviceProfile
-
-
-class LinkMeasured(Message, frozen=True):
-    request: int
-    link: LinkProfile
-
-
 class WorkerRestarted(Message, frozen=True):
     """The worker died and a new one runs: nothing is loaded any more."""
 
@@ -175,6 +144,34 @@ class WorkerRestarted(Message, frozen=True):
 
 
 # --- source worker → coordinator (its own DEALER) --------------------------------------------------------------------
+
+
+class SessionMoved(Message, frozen=True):
+    """From this position on a session's hidden states leave the source after another layer: its damage schedule."""
+
+    session: str
+    position: int
+    split: int
+
+
+class SplitMoved(Message, frozen=True):
+    """Every session of a micro-batch runs with the new split point."""
+
+    micro_batch: int
+    split: int
+    bytes: int
+    """Of keys and values that changed hands."""
+    seconds: float
+
+
+class SplitKept(Message, frozen=True):
+    """A move that was asked for did not happen: sessions go on as before."""
+
+    micro_batch: int
+    split: int
+    """What was asked for."""
+    code: str
+    detail: str
 
 
 class WorkerHello(Message, frozen=True):
@@ -233,44 +230,12 @@ class Load(Message, frozen=True):
     context: int
     sources: tuple[BulkSource, ...] = ()
     """Where a device without the model fetches its layers, the coordinator first."""
+    cuts: tuple[int, ...] = ()
+    """Layers at which a block has to begin, so that a route may be cut there."""
 
 
 class Unload(Message, frozen=True):
     pass
-
-
-class MeasureDevice(Message, frozen=True):
-    """Time layers of a model on this device, with its own weights or random ones; what was loaded is unloaded first."""
-
-    request: int
-    model: str
-    """Directory below models_dir to take weights from; where there is none they are random."""
-    config: str
-    """The model's config.json."""
-    quantization: Quantization
-    block_size: int
-    boundary: BoundaryType
-    rows: tuple[int, ...]
-    """Decode batch sizes to time."""
-    contexts: tuple[int, ...]
-    """Tokens a row holds when decoding is timed."""
-    prompts: tuple[int, ...]
-    """Lengths of prefill chunks to time."""
-    seconds: float
-    """About how long the whole may take, at most MAX_MEASURE_S."""
-
-
-class MeasureLink(Message, frozen=True):
-    """Time frames from this device to another one's data endpoint, through transport and codec of serving."""
-
-    request: int
-    peer: str
-    endpoint: str
-    key: str
-    sizes: tuple[tuple[int, int], ...]
-    """(rows or chunk tokens, hidden size) of the hidden states to send, smallest first."""
-    codec: Codec
-    seconds: float
 
 
 class OpenMicroBatch(Message, frozen=True):
@@ -285,6 +250,8 @@ class OpenMicroBatch(Message, frozen=True):
     stages: tuple[StageAddress, ...]
     pipeline: Pipeline = "no-bubbles"
     """How the source times the steps of its micro-batches against each other."""
+    split_points: tuple[int, ...] = ()
+    """Layers at which the source's part may end while the micro-batch is open; empty: where it ends now."""
 
 
 class CloseMicroBatch(Message, frozen=True):
@@ -309,6 +276,13 @@ class OpenSession(Message, frozen=True):
     """Tokens the client has already: replayed as decode steps, not sent again."""
     patience_s: float = 0.0
     """In how many seconds from now the first token is due: of two prompts the more urgent one goes first."""
+
+
+class MoveSplit(Message, frozen=True):
+    """Let the source's part of a micro-batch's route end at another of its split points; sessions go on."""
+
+    micro_batch: int
+    split: int
 
 
 class CancelSession(Message, frozen=True):
@@ -336,9 +310,9 @@ DeviceMessage = Union[
 ]
 """What a supervisor sends after its Hello."""
 FromAgent = Union[Hello, DeviceMessage]
-FromSource = Union[WorkerHello, TokenEvent, SessionEnded, SessionFailed]
+FromSource = Union[WorkerHello, TokenEvent, SessionEnded, SessionFailed, SessionMoved, SplitMoved, SplitKept]
 ToAgent = Union[Welcome, Rejected, Load, Unload, OpenMicroBatch, CloseMicroBatch, MeasureDevice, MeasureLink]
-ToSource = Union[CoordinatorAlive, OpenSession, CancelSession, ResumeEvents, Rejected]
+ToSource = Union[CoordinatorAlive, OpenSession, CancelSession, ResumeEvents, MoveSplit, Rejected]
 
 HEARTBEAT_INTERVAL_S = 1.0
 DEVICE_SUSPECT_S = 3.5

@@ -22,7 +22,8 @@ from agent.link_probe import CONNECT_S, SILENCE_S, LinkProbe, fit_line, link_pro
 from agent.wire import codec
 from agent.wire.codec import Frame, FrameKind
 from agent.wire.events import Connected, Disconnected, Refused, Replied
-from agent.wire.messages import Failed, LinkMeasured, MeasureLink, MeasureProgress
+from agent.wire.measure_messages import LinkMeasured, MeasureLink, MeasureProgress
+from agent.wire.messages import Failed
 from planner.profile import LinkProfile
 from tests.fakes.agent_process import Coordinator, agent
 

@@ -13,7 +13,7 @@ import pytest
 from agent.config import AgentConfig
 from agent.errors import ConfigError, OutOfMemory
 from agent.measuring import OWN_WEIGHTS, RANDOM_WEIGHTS, measure_device
-from agent.wire.messages import MeasureDevice
+from agent.wire.measure_messages import MeasureDevice
 from planner.errors import PlannerError
 from planner.profile import DeviceProfile
 from planner.profile_json import dump_profile, parse_profile

@@ -16,6 +16,7 @@ from agent.wire.addresses import StageAddress
 from agent.wire.codec import MAX_EPOCH, MAX_MICRO_BATCH, CodecId, Frame, FrameKind, RowRef, decode_answers
 from agent.wire.data_plane import DATA_LIMITS
 from agent.wire.messages import Opening, OpenMicroBatch, Sampling
+from planner.channel import erasing
 from planner.types import LayerRange
 
 CONTEXT = 32
@@ -95,22 +96,15 @@ def test_a_chunk_that_no_frame_could_carry_is_refused() -> None:
         place_of("a", OpenMicroBatch(1, 1, 1, most + 1, "fp32", route(6)), wide)
 
 
-@pytest.mark.parametrize(("loss", "seed"), [(-0.1, 0), (1.1, 0), (float("nan"), 0), (0.5, -1), (0.5, 1 << 64)])
-def test_a_loss_that_is_none_is_refused(loss: float, seed: int) -> None:
-    stages = (route(6)[0], StageAddress("b", "tcp://b:1", "k", 6, 8, loss, seed))
-    with pytest.raises(AgentError, match="stage b: loss"):
-        place_of("a", opening(stages), ModelShape(8, HIDDEN, 8, CONTEXT, (LayerRange(0, 6),)))
-
-
-def test_a_stages_jobs_carry_the_loss_of_the_link_into_it() -> None:
+def test_a_stages_jobs_carry_the_channel_of_the_link_into_it() -> None:
     lossy = tuple(
-        StageAddress(stage.device, stage.endpoint, stage.key, stage.start, stage.stop, 0.1 * index, index)
+        StageAddress(stage.device, stage.endpoint, stage.key, stage.start, stage.stop, erasing(0.1 * index, index))
         for index, stage in enumerate(route(2, 4, 6))
     )
     opened = opening(lossy)
     one = MicroBatch(opened, place_of("b", opened, shape()), shape(), 0)
     job = one.job_for_frame(prefill(0, 1, 0, 3, 0, opens=True), 0.0)
-    assert (job.loss, job.loss_seed) == (0.1, 1)
+    assert job.channel == erasing(0.1, 1)
 
 
 # --- slots ---

@@ -15,7 +15,8 @@ from agent.compute.model_digest import model_digest
 from agent.config import AgentConfig
 from agent.resident_model import ResidentModel
 from agent.wire.addresses import BulkSource
-from agent.wire.messages import DeviceMeasured, Failed, Load, Loaded, LoadProgress, MeasureDevice, MeasureProgress
+from agent.wire.measure_messages import DeviceMeasured, MeasureDevice, MeasureProgress
+from agent.wire.messages import Failed, Load, Loaded, LoadProgress
 from agent.worker_channel import ChannelClosed, FromWorker, Stop, WorkerChannel
 from planner.types import LayerRange
 from tests.fakes.agent_process import MODELS

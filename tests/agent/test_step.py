@@ -16,6 +16,7 @@ from agent.compute import kernels
 from agent.effects import Job, RowSampling
 from agent.wire.codec import CODEC_IDS, Answered, CodecId, FrameKind, RowRef, payload_bytes
 from agent.wire.messages import Sampling
+from planner.channel import erasing
 from planner.types import Codec, LayerRange
 from tests.fakes.fake_executor import HIDDEN, VOCABULARY, FakeExecutor, expected_tokens
 
@@ -157,7 +158,7 @@ def damaged(hidden: NDArray[np.float32], name: Codec, start: int, chunk: int, **
             codec=CODEC_IDS[name],
             shape=part.shape,
             outgoing=CodecId.FP32,
-            **{"loss": 0.3, "loss_seed": 7, **changes},
+            **{"channel": erasing(0.3, 7), **changes},
         )
         step.run(job, one, clock)
     return np.stack([one.seen[position] for position in range(len(hidden))])
@@ -186,8 +187,7 @@ def test_losses_depend_on_neither_chunks_nor_batch_nor_codec() -> None:
         codec=CodecId.BF16,
         shape=states.shape,
         outgoing=CodecId.FP32,
-        loss=0.3,
-        loss_seed=7,
+        channel=erasing(0.3, 7),
     )
     step.run(job, one, clock)
     for position in (4, 9, 2):
@@ -196,15 +196,15 @@ def test_losses_depend_on_neither_chunks_nor_batch_nor_codec() -> None:
 
 def test_losses_depend_on_seed_and_layer_boundary() -> None:
     hidden = np.ones((10, HIDDEN), np.float32)
-    masks = [damaged(hidden, "fp32", start, 10, loss_seed=seed) for start, seed in ((2, 7), (3, 7), (2, 8))]
+    masks = [damaged(hidden, "fp32", start, 10, channel=erasing(0.3, seed)) for start, seed in ((2, 7), (3, 7), (2, 8))]
     assert not any(np.array_equal(one, other) for one, other in combinations(masks, 2))
-    np.testing.assert_array_equal(damaged(hidden, "fp32", 2, 10, loss=0.0), hidden)
-    assert not damaged(hidden, "fp32", 2, 10, loss=1.0).any()
+    np.testing.assert_array_equal(damaged(hidden, "fp32", 2, 10, channel=erasing(0.0)), hidden)
+    assert not damaged(hidden, "fp32", 2, 10, channel=erasing(1.0)).any()
 
 
 def test_nothing_is_lost_on_the_way_into_the_source() -> None:
     plain = step.run(prefill(outgoing=CodecId.FP32, choosers=()), executor(), clock)
-    lossy = step.run(prefill(outgoing=CodecId.FP32, choosers=(), loss=0.9), executor(), clock)
+    lossy = step.run(prefill(outgoing=CodecId.FP32, choosers=(), channel=erasing(0.9)), executor(), clock)
     assert bytes(plain.payload) == bytes(lossy.payload)
 
 

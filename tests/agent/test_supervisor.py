@@ -18,16 +18,8 @@ from agent.config import AgentConfig
 from agent.supervisor import LOAD_DEADLINE_S, Supervisor
 from agent.wire import messages
 from agent.wire.events import Controlled, Readable
-from agent.wire.messages import (
-    Heartbeat,
-    Hello,
-    MeasureDevice,
-    Rejected,
-    Telemetry,
-    Unload,
-    WorkerHello,
-    WorkerRestarted,
-)
+from agent.wire.measure_messages import MAX_MEASURE_S, MeasureDevice
+from agent.wire.messages import Heartbeat, Hello, Rejected, Telemetry, Unload, WorkerHello, WorkerRestarted
 from agent.wire.security import create_key_file, generate_keys
 from agent.worker_channel import WorkerTick
 from tests.fakes.agent_process import AgentProcess, Coordinator, agent, is_alive, wait_until
@@ -249,7 +241,7 @@ def test_a_measurement_has_time_and_an_end(tmp_path: Path, monkeypatch: pytest.M
     watchdog.tick("supervisor")
     assert watchdog.feed(now_s)
     assert watchdog.silent(now_s + LOAD_DEADLINE_S - 1) == ("supervisor",)
-    assert watchdog.silent(now_s + LOAD_DEADLINE_S + messages.MAX_MEASURE_S + 60) == ("supervisor", "worker")
+    assert watchdog.silent(now_s + LOAD_DEADLINE_S + MAX_MEASURE_S + 60) == ("supervisor", "worker")
     process.kill()
     supervisor._stop_worker()
     supervisor._client.close()

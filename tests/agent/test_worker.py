@@ -18,18 +18,15 @@ from agent.compute.model_digest import model_digest
 from agent.supervisor import STOP_S
 from agent.wire import messages
 from agent.wire.addresses import PeerKey, StageAddress
+from agent.wire.measure_messages import DeviceMeasured, MeasureDevice, MeasureLink, MeasureProgress
 from agent.wire.messages import (
     CancelSession,
     CloseMicroBatch,
     CoordinatorAlive,
-    DeviceMeasured,
     Failed,
     Load,
     Loaded,
     LoadProgress,
-    MeasureDevice,
-    MeasureLink,
-    MeasureProgress,
     MicroBatchClosed,
     MicroBatchOpened,
     OpenMicroBatch,

@@ -16,7 +16,8 @@ from agent.config import AgentConfig
 from agent.errors import BadMessage, ConfigError
 from agent.wire import messages
 from agent.wire.addresses import PeerKey
-from agent.wire.messages import Failed, Load, Loaded, LoadProgress, Message, Telemetry, Unload, Welcome
+from agent.wire.message import Message
+from agent.wire.messages import Failed, Load, Loaded, LoadProgress, Telemetry, Unload, Welcome
 from agent.worker_channel import (
     ChannelClosed,
     Configure,

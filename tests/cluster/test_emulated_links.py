@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.wire.addresses import LinkShape, PeerKey
-from agent.wire.messages import PROTOCOL_VERSION, LinkMeasured, MeasureLink, Welcome
+from agent.wire.measure_messages import LinkMeasured, MeasureLink
+from agent.wire.messages import PROTOCOL_VERSION, Welcome
 from planner.profile import LinkProfile
 from tests.fakes.agent_process import Coordinator, agent
 

@@ -9,11 +9,11 @@ from typing import Union
 
 import pytest
 
+from agent.wire.message import Message
 from agent.wire.messages import (
     CancelSession,
     CloseMicroBatch,
     Hello,
-    Message,
     OpenSession,
     Sampling,
     SessionFailed,

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.wire.messages import (
-    PROTOCOL_VERSION,
-    CloseMicroBatch,
-    Failed,
-    Hello,
-    Load,
-    MicroBatchOpened,
-    OpenMicroBatch,
-)
+from agent.wire.messages import PROTOCOL_VERSION, CloseMicroBatch, Failed, Hello, Load, MicroBatchOpened, OpenMicroBatch
 from edgectl.deploy import SETTLE_S, Deployment, Order, Phase, naming
 from edgectl.devices import DeviceEvent, DeviceTable
 from edgectl.effects import Effect, NoPlan, Notice, Ready, Send

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from agent.wire.addresses import BulkSource
 from agent.wire.messages import PROTOCOL_VERSION, CloseMicroBatch, Hello, Load
-from edgectl.cluster_settings import Loss
 from edgectl.devices import DeviceTable
 from edgectl.instructions import addresses_of, load_of, opening_of, sources_for, sweep
 from edgectl.routes import MAX_MICRO_BATCHES, routes_of
+from planner.channel import erasing
 from tests.fakes.fake_agents import two_routes
 
 PLAN = two_routes(())
@@ -37,9 +37,9 @@ def test_weights_come_from_the_coordinator_and_from_others_that_serve_theirs() -
 
 
 def test_a_stage_has_the_loss_of_the_link_into_it() -> None:
-    first, second = addresses_of(PLAN.routes[1], table(), {("a", "c"): Loss(0.1, 7), ("c", "a"): Loss(0.5)})
-    assert (first.device, first.loss, first.loss_seed) == ("a", 0.0, 0)
-    assert (second.device, second.loss, second.loss_seed) == ("c", 0.1, 7)
+    first, second = addresses_of(PLAN.routes[1], table(), {("a", "c"): erasing(0.1, 7), ("c", "a"): erasing(0.5)})
+    assert (first.device, first.channel) == ("a", None)
+    assert (second.device, second.channel) == ("c", erasing(0.1, 7))
     assert (second.endpoint, second.key, second.start, second.stop) == ("tcp://c:1", "key-c", 3, 6)
 
 

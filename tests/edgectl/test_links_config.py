@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from agent.errors import ConfigError
 from agent.wire.addresses import LinkShape
-from edgectl.cluster_settings import Loss
 from edgectl.config import load_config
 from edgectl.links_config import parse_rate
+from planner.channel import erasing
 
 KEYS = {name: name * 40 for name in "ab"}
 
@@ -52,7 +52,7 @@ def test_any_text_is_a_positive_rate_or_refused(text: str) -> None:
         assert parse_rate(text) > 0
 
 
-def test_links_become_shapes_by_sender_and_losses_by_pair(tmp_path: Path) -> None:
+def test_links_become_shapes_by_sender_and_channels_by_pair(tmp_path: Path) -> None:
     one = 'from = "a"\nto = "b"\nrate = "10 Mbit"\nburst = "16 KiB"\nlatency_ms = 5\njitter_ms = 0.5\nseed = 3'
     settings = load(tmp_path, one, 'from = "b"\nto = "a"\nloss = 0.1\nseed = 9')
     shapes = {
@@ -60,7 +60,7 @@ def test_links_become_shapes_by_sender_and_losses_by_pair(tmp_path: Path) -> Non
         "b": (LinkShape("a", seed=9),),
     }
     assert settings.links == shapes  # type: ignore[attr-defined]
-    assert settings.losses == {("b", "a"): Loss(0.1, 9)}  # type: ignore[attr-defined]
+    assert settings.channels == {("b", "a"): erasing(0.1, 9)}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import pytest
 
 from agent.device.telemetry import TelemetryRecorder
 from agent.errors import ConfigError
+from agent.wire.message import Message
 from agent.wire.messages import (
     PROTOCOL_VERSION,
     Failed,
     Load,
-    Message,
     OpenSession,
     SessionEnded,
     SessionFailed,

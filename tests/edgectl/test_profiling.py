@@ -11,15 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureDevice, MeasureLink, MeasureProgress
 from agent.wire.messages import (
     PROTOCOL_VERSION,
     CoordinatorAlive,
-    DeviceMeasured,
     Failed,
-    LinkMeasured,
-    MeasureDevice,
-    MeasureLink,
-    MeasureProgress,
     Rejected,
     Welcome,
     WorkerHello,

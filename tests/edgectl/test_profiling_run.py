@@ -13,18 +13,9 @@ import msgpack
 import pytest
 
 from agent.errors import ConfigError
-from agent.wire.messages import (
-    DeviceMeasured,
-    Failed,
-    LinkMeasured,
-    MeasureDevice,
-    MeasureLink,
-    MeasureProgress,
-    Message,
-    ToAgent,
-    decode,
-    encode,
-)
+from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureDevice, MeasureLink, MeasureProgress
+from agent.wire.message import Message
+from agent.wire.messages import Failed, ToAgent, decode, encode
 from agent.wire.security import create_key_file
 from edgectl.config import ClusterConfig, load_config
 from edgectl.failures import ExitCode

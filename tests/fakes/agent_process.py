@@ -25,6 +25,7 @@ from agent.config import toml_text
 from agent.wire import messages
 from agent.wire.addresses import PeerKey
 from agent.wire.control_plane import AsyncControlServer
+from agent.wire.message import Message
 from agent.wire.messages import (
     PROTOCOL_VERSION,
     FromAgent,
@@ -32,7 +33,6 @@ from agent.wire.messages import (
     Heartbeat,
     Hello,
     LoadProgress,
-    Message,
     Telemetry,
     Welcome,
     WorkerHello,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from agent.wire.message import Message
 from agent.wire.messages import (
     PROTOCOL_VERSION,
     CancelSession,
@@ -17,7 +18,6 @@ from agent.wire.messages import (
     Hello,
     Load,
     Loaded,
-    Message,
     MicroBatchClosed,
     MicroBatchOpened,
     OpenMicroBatch,

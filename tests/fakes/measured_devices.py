@@ -6,17 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agent.wire.messages import (
-    PROTOCOL_VERSION,
-    DeviceMeasured,
-    Failed,
-    Heartbeat,
-    Hello,
-    LinkMeasured,
-    MeasureDevice,
-    MeasureLink,
-    Message,
-)
+from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureDevice, MeasureLink
+from agent.wire.message import Message
+from agent.wire.messages import PROTOCOL_VERSION, Failed, Heartbeat, Hello
 from edgectl.effects import Send
 from edgectl.measurements import Settings, Task, settings_for
 from edgectl.profiled_model import config_of

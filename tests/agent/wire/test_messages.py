@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from agent.errors import BadMessage
 from agent.wire import messages
-from agent.wire.messages import FromAgent, FromSource, Message, ToAgent, ToSource
+from agent.wire.message import Message
+from agent.wire.messages import FromAgent, FromSource, ToAgent, ToSource
+from planner.channel import MAX_SEED, Channel, ChannelState
 from planner.profile import DeviceProfile, LinkProfile
 from tests.fakes.random_profiles import random_device
 
@@ -51,6 +53,21 @@ st.register_type_strategy(
         estimated=st.booleans(),
     ),
 )
+# So is a channel.
+SHARES = st.floats(0, 1)
+st.register_type_strategy(
+    ChannelState,
+    st.builds(
+        ChannelState,
+        loss=SHARES,
+        sigma=st.floats(0, 1e6),
+        gain=st.floats(0, 1e3),
+        snr_db=st.none() | st.floats(-200, 200),
+        m=st.none() | st.floats(0.5, 100),
+    ),
+)
+STATES = st.lists(st.from_type(ChannelState), min_size=1, max_size=4).map(tuple)
+st.register_type_strategy(Channel, st.builds(Channel, states=STATES, seed=st.integers(0, MAX_SEED)))
 
 
 def union_of(kind: type[Message]) -> Any:
