@@ -55,6 +55,7 @@ HAS_NO_TEST_OF_ITS_OWN: dict[str, str] = {
     "agent/compute/executor.py": "a Protocol; every executor's test is its test",
     "agent/effects.py": "frozen data; agent/test_stage.py asserts on it",
     "edgectl/effects.py": "frozen data; edgectl/test_cluster.py asserts on it",
+    "rl/controller.py": "frozen data and a Protocol; every controller's test is its test",
     "agent/wire/message.py": "one tag; agent/wire/test_messages.py sends every message that has it",
     "agent/wire/measure_messages.py": "frozen data; agent/wire/test_messages.py sends it",
     "agent/wire/addresses.py": "frozen data; agent/wire/test_messages.py sends it through a message",
