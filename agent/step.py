@@ -56,10 +56,11 @@ def run(job: Job, executor: Executor, clock: Callable[[], float]) -> Outcome:
 def _hidden_states(job: Job, executor: Executor) -> NDArray[np.float32]:
     if job.tokens:
         return executor.embed(np.array(job.tokens, np.int64))
-    hidden = kernels.unpack(job.payload, CODEC_NAMES[job.codec], job.shape)
+    codec = CODEC_NAMES[job.codec]
+    hidden = kernels.unpack(job.payload, codec, job.shape)
     if job.channel is not None:
         for ref, row in zip(job.rows, hidden, strict=True):
-            damage(row, job.channel, job.layers.start, ref.position)
+            damage(row, job.channel, job.layers.start, ref.position, codec=codec)
     return hidden
 
 

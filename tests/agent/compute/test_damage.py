@@ -1,27 +1,115 @@
-"""Damage against the kernels' own masks."""
+"""Damage against the kernels' own masks and numbers."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.compute import kernels
-from agent.compute.damage import damage
+from agent.compute.damage import damage, lost, runs
 from planner.channel import Channel, ChannelState, erasing
+
+SIZE = 64
 
 
 def hidden(tokens: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(tokens, 64)).astype(np.float32)
+    values: np.ndarray = np.random.default_rng(1).normal(size=(tokens, SIZE)).astype(np.float32)
+    return values
+
+
+def damaged(values: np.ndarray, channel: Channel, position: int = 0, **options: Any) -> np.ndarray:
+    out = values.copy()
+    damage(out, channel, 4, position, **options)
+    return out
 
 
 def test_one_probability_throughout_is_the_kernels_mask() -> None:
-    whole, oracle = hidden(20), hidden(20)
-    damage(whole, erasing(0.3, 7), 4, 100)
+    oracle = hidden(20)
     kernels.erase(oracle, 0.3, 7, 4, 100)
-    np.testing.assert_array_equal(whole, oracle)
+    np.testing.assert_array_equal(damaged(hidden(20), erasing(0.3, 7), 100), oracle)
 
 
 def test_a_state_counts_for_the_positions_it_holds_at() -> None:
-    states = hidden(12)
-    damage(states, Channel((ChannelState(), ChannelState(loss=1.0)), coherence_tokens=4), 4, 2)
-    lost = [not row.any() for row in states]
-    assert lost == [False] * 2 + [True] * 4 + [False] * 4 + [True] * 2
+    states = damaged(hidden(12), Channel((ChannelState(), ChannelState(loss=1.0)), coherence_tokens=4), 2)
+    assert [not row.any() for row in states] == [False] * 2 + [True] * 4 + [False] * 4 + [True] * 2
+
+
+CHANNELS = [
+    Channel((ChannelState(loss=0.3),), seed=5, concealment="rescale"),
+    Channel((ChannelState(loss=0.3, gain=0.5, sigma=2.0), ChannelState(), ChannelState(snr_db=3.0)), seed=6),
+    Channel(tuple(ChannelState(loss=0.1 * k, gain=1.1, snr_db=k) for k in range(5)), coherence_tokens=2),
+    Channel((ChannelState(loss=0.4),), granularity="packet", packet_bytes=64, concealment="rescale"),
+    Channel((ChannelState(loss=0.4, sigma=1.0),) * 3, granularity="packet", packet_bytes=64, interleaved=True),
+]
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+@given(cuts=st.lists(st.integers(1, 19), max_size=4))
+def test_nothing_depends_on_the_chunks(channel: Channel, cuts: list[int]) -> None:
+    whole = damaged(hidden(20), channel, 30)
+    edges = [0, *sorted(set(cuts)), 20]
+    parts = [damaged(hidden(20)[a:b], channel, 30 + a) for a, b in pairwise(edges)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_a_faded_token_is_gain_times_it_and_noise() -> None:
+    channel = Channel((ChannelState(gain=0.25, sigma=3.0),), seed=9)
+    noise = np.zeros((20, SIZE), np.float32)
+    kernels.add_noise(noise, 3.0, 9, 4, 7)
+    np.testing.assert_array_equal(damaged(hidden(20), channel, 7), hidden(20) * np.float32(0.25) + noise)
+
+
+def test_an_snr_counts_by_the_tokens_own_energy() -> None:
+    values = np.random.default_rng(2).normal(size=(40, 4096)).astype(np.float32)
+    values *= np.logspace(-2, 3, 40, dtype=np.float32)[:, None]
+    for snr_db, gain in ((10.0, 1.0), (0.0, 0.3)):
+        got = damaged(values, Channel((ChannelState(snr_db=snr_db, gain=gain),)))
+        signal = np.float32(gain) * values
+        measured = (signal.astype(np.float64) ** 2).mean(1) / ((got - signal).astype(np.float64) ** 2).mean(1)
+        np.testing.assert_allclose(10 * np.log10(measured), snr_db, atol=0.5)
+
+
+def test_a_packet_is_lost_whole_or_not_at_all() -> None:
+    channel = Channel((ChannelState(loss=0.5),), granularity="packet", packet_bytes=64)
+    values = np.ones((2000, SIZE), np.float32)
+    for codec, elements in (("fp32", 16), ("fp16", 32), ("int8", 32)):
+        shares = damaged(values, channel, codec=codec).reshape(2000, -1, elements)
+        whole = shares.any(2)
+        np.testing.assert_array_equal(shares.all(2), whole)
+        assert abs(whole.mean() - 0.5) < 0.05
+    together = Channel((ChannelState(loss=0.5),), granularity="packet")
+    assert set(damaged(values, together).sum(1)) == {0.0, float(SIZE)}
+
+
+def test_interleaved_packets_lose_as_much() -> None:
+    channel = Channel((ChannelState(loss=0.3),), granularity="packet", packet_bytes=64, interleaved=True)
+    mask = lost(0.3, channel, (4, 0), (3000, SIZE), codec="fp32")
+    np.testing.assert_array_equal(mask, np.tile(mask[:, :4], 16))
+    assert abs(mask.mean() - 0.3) < 0.02
+
+
+@pytest.mark.parametrize("granularity", ["element", "packet"])
+def test_rescaling_keeps_the_mean(granularity: Any) -> None:
+    state = ChannelState(loss=0.25)
+    channel = Channel((state,), granularity=granularity, packet_bytes=64, concealment="rescale")
+    got = damaged(np.ones((4000, SIZE), np.float32), channel)
+    assert set(np.unique(got)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs(got.mean() - 1) < 0.02
+    assert not damaged(hidden(3), Channel((ChannelState(loss=1.0),), concealment="rescale")).any()
+
+
+def test_runs_are_as_long_as_they_can_be() -> None:
+    bad, good = ChannelState(loss=0.5), ChannelState()
+    assert list(runs(Channel((good,)), 5, 9)) == [(0, 9, good)]
+    two = Channel((bad, bad, good), coherence_tokens=2)
+    assert list(runs(two, 3, 8)) == [(0, 1, bad), (1, 3, good), (3, 7, bad), (7, 8, good)]
+
+
+def test_a_clean_channel_leaves_every_bit() -> None:
+    odd = np.array([[np.nan, -0.0, np.inf, 1e-40] * 16], np.float32)
+    np.testing.assert_array_equal(damaged(odd, Channel((ChannelState(),))).view(np.uint32), odd.view(np.uint32))
