@@ -19,6 +19,7 @@ from enum import Enum
 import msgspec
 
 from agent.wire.messages import CloseMicroBatch, Failed, MicroBatchOpened
+from edgectl.adaptive_plan import Widened, cuts_of
 from edgectl.cluster_settings import ClusterSettings
 from edgectl.devices import DeviceEvent, DeviceRecord, DeviceState, DeviceTable
 from edgectl.effects import Effect, NoPlan, Notice, Ready, Send
@@ -65,6 +66,10 @@ class Order:
     source: str | None = None
     """The device that must hold layer 0; None leaves it to the plan."""
     pipeline: Pipeline = "no-bubbles"
+    splits: tuple[int, ...] = ()
+    """Split points that a policy may choose from."""
+    widen: Callable[[Plan], Widened] | None = None
+    """Gives devices of a plan what these take. Raises PlannerError."""
 
 
 class Deployment:
@@ -213,6 +218,10 @@ class Deployment:
         if found is not None:
             found[1].reopenings = 0
 
+    def find(self, number: int) -> tuple[RouteRecord, MicroBatchRecord] | None:
+        """An open micro-batch and its route."""
+        return self._find(number, BatchState.OPEN)
+
     def lose(self, device: str) -> list[Effect]:
         """A device is lost or started again: routes through it close. The others hold what they have."""
         if len(self.routes) == 1:
@@ -294,21 +303,25 @@ class Deployment:
         present = [self._table[name] for name in self.order.devices if self._table[name].is_present]
         devices = [Device(record.name, record.hello.memory_bytes) for record in present if record.hello is not None]
         try:
-            self.plan = self.order.plan_for(devices)
+            plan = self.order.plan_for(devices)
+            widened = Widened(plan) if self.order.widen is None else self.order.widen(plan)
         except PlannerError as problem:
             self._refuse(problem.code, str(problem))
             return [NoPlan(problem.code, str(problem))]
-        self.routes, self.phase = routes_of(self.plan), Phase.LOADING
-        return []
+        self.plan = widened.plan
+        self.routes, self.phase = routes_of(self.plan, self.order.splits), Phase.LOADING
+        return [Notice("info", note) for note in widened.notes]
 
     def _load(self) -> list[Effect]:
         """Tells the devices that are there what to hold, once each."""
         assert self.plan is not None, "loaded without a plan"
         effects: list[Effect] = []
+        points = {route.index: route.split_points for route in self.routes}
         for record in self._used():
             if not record.is_present or record.name in self._blocked:
                 continue
-            load = load_of(self.order.model, self.order.digest, self.plan, record.name)
+            cuts = cuts_of(self.plan.allotment(record.name).resident, points)
+            load = load_of(self.order.model, self.order.digest, self.plan, record.name, cuts)
             if record.load == load:
                 continue
             assert record.origin is not None, f"{record.name} is present without a connection"
@@ -327,8 +340,8 @@ class Deployment:
         """Opens a micro-batch from the last stage to the first, so that every stage finds its successor open."""
         assert self.plan is not None, "opened without a plan"
         other = batch.open_under(self._epochs.next(), route.devices)
-        stages = addresses_of(route.route, self._table, self._settings.channels)
-        message = opening_of(batch, stages, self.plan, self.order.pipeline)
+        stages = addresses_of(route.at(batch), self._table, self._settings.channels)
+        message = opening_of(batch, stages, self.plan, self.order.pipeline, route.split_points)
         effects: list[Effect] = []
         for record in (self._table[name] for name in reversed(route.devices)):
             assert record.origin is not None, f"{record.name} is ready without a connection"

@@ -20,7 +20,7 @@ def sweep() -> Iterator[CloseMicroBatch]:
     return (CloseMicroBatch(number) for number in range(1, 2 * MAX_MICRO_BATCHES + 1))
 
 
-def load_of(model: str, digest: str, plan: Plan, device: str) -> Load:
+def load_of(model: str, digest: str, plan: Plan, device: str, cuts: tuple[int, ...] = ()) -> Load:
     """What a device is to hold, wherever it gets it from. Raises KeyError for a device the plan does not use."""
     return Load(
         model=model,
@@ -31,6 +31,7 @@ def load_of(model: str, digest: str, plan: Plan, device: str) -> Load:
         boundary=plan.boundary,
         slots=slots_of(plan, device),
         context=plan.context,
+        cuts=cuts,
     )
 
 
@@ -66,7 +67,11 @@ def addresses_of(
 
 
 def opening_of(
-    batch: MicroBatchRecord, stages: tuple[StageAddress, ...], plan: Plan, pipeline: Pipeline
+    batch: MicroBatchRecord,
+    stages: tuple[StageAddress, ...],
+    plan: Plan,
+    pipeline: Pipeline,
+    split_points: tuple[int, ...] = (),
 ) -> OpenMicroBatch:
     return OpenMicroBatch(
         micro_batch=batch.number,
@@ -76,4 +81,5 @@ def opening_of(
         codec=plan.codec,
         stages=stages,
         pipeline=pipeline,
+        split_points=split_points,
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from edgectl.adaptive_plan import route_at, split_points_of
 from planner.types import Plan, Route
 
 MAX_MICRO_BATCHES = 64
@@ -37,6 +38,8 @@ class Seat:
     route: int
     rows: int
     source: str
+    split: int = field(default=0, compare=False)
+    """Layers on the source, for a session that begins now."""
 
 
 @dataclass(slots=True)
@@ -47,6 +50,8 @@ class MicroBatchRecord:
     """Its place among all of the plan, from 0."""
     route: int
     rows: int
+    split: int = 0
+    """Layers on the source now: it moves where the route has split points."""
     number: int = 0
     epoch: int = 0
     state: BatchState = BatchState.CLOSED
@@ -79,6 +84,12 @@ class RouteRecord:
     index: int
     route: Route
     micro_batches: tuple[MicroBatchRecord, ...]
+    split_points: tuple[int, ...] = ()
+    """Layers at which the source's part may end, ascending; empty where it stays as planned."""
+
+    def at(self, batch: MicroBatchRecord) -> Route:
+        """The route as a micro-batch of it runs now."""
+        return route_at(self.route, batch.split)
 
     @property
     def source(self) -> str:
@@ -97,16 +108,18 @@ class RouteRecord:
     def seats(self) -> Iterator[Seat]:
         for batch in self.micro_batches:
             if batch.state is BatchState.OPEN:
-                yield Seat(batch.number, self.index, batch.rows, self.source)
+                yield Seat(batch.number, self.index, batch.rows, self.source, batch.split)
 
 
-def routes_of(plan: Plan) -> tuple[RouteRecord, ...]:
-    """A record per route of a plan, its micro-batches counted through."""
+def routes_of(plan: Plan, splits: Sequence[int] = ()) -> tuple[RouteRecord, ...]:
+    """A record per route of a plan, its micro-batches counted through; split points are those its devices hold."""
     records = []
     index = 0
     for place, route in enumerate(plan.routes):
         numbers = range(index, index + route.micro_batches)
-        records.append(RouteRecord(place, route, tuple(MicroBatchRecord(n, place, route.rows) for n in numbers)))
+        split = route.stages[0].layers.stop
+        batches = tuple(MicroBatchRecord(number, place, route.rows, split) for number in numbers)
+        records.append(RouteRecord(place, route, batches, split_points_of(plan, route, splits)))
         index += route.micro_batches
     return tuple(records)
 
