@@ -302,7 +302,7 @@ class Stage:
         if frame.kind is FrameKind.PONG:
             now_ns = round(now * 1e9)
             if peer in self._round_trips and self._round_trips[peer].received(frame.sent_ns, now_ns):
-                self._telemetry.observe("hop_rtt_seconds", (now_ns - frame.sent_ns) / 1e9)
+                self._telemetry.round_trip(peer, self._round_trips[peer])
             return []
         if frame.kind is not FrameKind.REFUSAL:
             self._telemetry.refused(RefusalReason.HEADER)

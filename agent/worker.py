@@ -229,6 +229,7 @@ class Worker:
         refused = self._plane.handshakes_refused
         self._telemetry.add("handshakes_refused", refused - self._handshakes_refused)
         self._handshakes_refused = refused
+        self._telemetry.see_links(self._plane.observed_links())
         self._channel.send(WorkerTick(self._tick, busy, self._model.memory_bytes, self._telemetry.snapshot()))
 
     # --- effects ---

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from agent.errors import RefusalReason
+from agent.wire.link_report import LinkObservation, pinged
 from agent.wire.messages import HistogramSnapshot, Telemetry
+from agent.wire.round_trip import RoundTrip
 
 HistogramName = Literal[
     "decode_compute_seconds",
@@ -72,6 +75,9 @@ class TelemetryRecorder:
     def __init__(self) -> None:
         self._histograms = {name: Histogram() for name in get_args(HistogramName)}
         self._counters: dict[str, int] = dict.fromkeys(get_args(CounterName), 0)
+        self._round_trips: dict[str, RoundTrip] = {}
+        """Of peers that answered a ping, by name."""
+        self._links: tuple[LinkObservation, ...] = ()
 
     def observe(self, name: HistogramName, seconds: float) -> None:
         """Record a duration."""
@@ -86,11 +92,29 @@ class TelemetryRecorder:
         name = REFUSED_PREFIX + reason.value
         self._counters[name] = self._counters.get(name, 0) + 1
 
+    def round_trip(self, peer: str, hop: RoundTrip) -> None:
+        """A ping to this peer was answered."""
+        self.observe("hop_rtt_seconds", hop.latest_s)
+        self._round_trips[peer] = hop
+
+    def see_links(self, links: Sequence[LinkObservation]) -> None:
+        """The connections there are now, in place of those seen before; pings say what the kernel cannot."""
+        present = {link.peer for link in links}
+        self._round_trips = {peer: hop for peer, hop in self._round_trips.items() if peer in present}
+        self._links = tuple(self._with_pings(link) for link in links)
+
+    def _with_pings(self, link: LinkObservation) -> LinkObservation:
+        hop = self._round_trips.get(link.peer)
+        if hop is None or hop.smoothed_s is None:
+            return link
+        return pinged(link, hop.smoothed_s, hop.variance_s)
+
     def snapshot(self) -> Telemetry:
         """Totals since the start; histograms that saw nothing and counters at zero are left out."""
         return Telemetry(
             histograms={name: h.snapshot() for name, h in self._histograms.items() if any(h.counts)},
             counters={name: count for name, count in tuple(self._counters.items()) if count},
+            links=self._links,
         )
 
 
@@ -144,4 +168,5 @@ def difference(later: Telemetry, earlier: Telemetry) -> Telemetry:
             for name, new in later.histograms.items()
         },
         counters={name: total - earlier.counters.get(name, 0) for name, total in later.counters.items()},
+        links=later.links,
     )

@@ -15,6 +15,7 @@ from agent.wire.control_plane import ControlClient
 from agent.wire.emulated_link import EmulatedDealer, EmulatedLink
 from agent.wire.events import Connected, Disconnected, Event, Readable, Received, Refused, Replied
 from agent.wire.link_clock import check_shape
+from agent.wire.link_report import LinkObservation, emulated_observation, observation
 from agent.wire.security import AllowList, KeyPair
 from agent.wire.transport import Dealer, DealerEvents, Limits, Router, new_poll
 
@@ -97,6 +98,10 @@ class DataPlane:
         dealer = self._dealers.get(peer)
         return dealer is not None and dealer.is_connected
 
+    def observed_links(self) -> tuple[LinkObservation, ...]:
+        """The connections to neighbours as they are now, by name; a few system calls each."""
+        return tuple(self._observed(peer, dealer) for peer, dealer in sorted(self._dealers.items()))
+
     def send(self, peer: str, parts: Sequence[Buffer]) -> bool:
         """False when the message did not leave now: keep it for the Connected event. Raises ValueError when a part is
         longer than DATA_LIMITS allow."""
@@ -155,6 +160,12 @@ class DataPlane:
             link.close()
         self._links.clear()
         self._router.close()
+
+    def _observed(self, peer: str, dealer: Dealer | EmulatedDealer) -> LinkObservation:
+        if isinstance(dealer, EmulatedDealer):
+            shape = self._shapes.get(self._device_of(peer, dealer.server_key))
+            return emulated_observation(peer, shape.bytes_per_s if shape is not None else 0.0)
+        return observation(peer, dealer.tcp_state())
 
     def _receive(self, events: list[Event]) -> None:
         message = self._router.receive()

@@ -13,6 +13,7 @@ import msgspec
 
 from agent.errors import BadMessage
 from agent.wire.addresses import BulkSource, LinkShape, PeerKey, StageAddress
+from agent.wire.link_report import LinkObservation, RadioObservation
 from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureDevice, MeasureLink, MeasureProgress
 from agent.wire.message import Message
 from planner.types import BoundaryType, Codec, Pipeline, Quantization
@@ -64,6 +65,8 @@ class Telemetry(msgspec.Struct, frozen=True):
 
     histograms: dict[str, HistogramSnapshot] = {}
     counters: dict[str, int] = {}
+    links: tuple[LinkObservation, ...] = ()
+    """As they are now, no totals."""
 
 
 # --- agent (supervisor) → coordinator ---------------------------------------------------------------------------------
@@ -93,6 +96,8 @@ class Heartbeat(Message, frozen=True):
     """A declared long operation (loading), empty otherwise."""
     telemetry: Telemetry = Telemetry()
     resident_bytes: int = 0
+    radios: tuple[RadioObservation, ...] = ()
+    """Wireless interfaces of the device; empty where it has none."""
 
 
 class LoadProgress(Message, frozen=True):

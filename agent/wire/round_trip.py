@@ -18,6 +18,8 @@ class RoundTrip:
     def __init__(self) -> None:
         self.smoothed_s: float | None = None
         """None before the first answer."""
+        self.latest_s = 0.0
+        """Of the answer that came last."""
         self.variance_s = 0.0
         self._outstanding_ns: int | None = None
 
@@ -32,6 +34,7 @@ class RoundTrip:
             return False
         self._outstanding_ns = None
         sample_s = (now_ns - echoed_ns) / 1e9
+        self.latest_s = sample_s
         if self.smoothed_s is None:
             self.smoothed_s = sample_s
             self.variance_s = sample_s / 2

@@ -26,6 +26,7 @@ from agent.wire.codec import Buffer
 from agent.wire.event_poll import EventPoll
 from agent.wire.events import Event
 from agent.wire.security import AllowList, Gatekeeper, KeyPair, secure_client, secure_server
+from agent.wire.tcp_state import TcpState, read_tcp_state
 
 MAX_PARTS = 4
 """A data frame has two or three parts; one more is left for a later version, to be refused by name and not by count."""
@@ -171,6 +172,10 @@ class Dealer:
                 self.renew()
             return False
         return True
+
+    def tcp_state(self) -> TcpState | None:
+        """What the kernel has measured of the connection, None while there is none."""
+        return read_tcp_state(self._descriptor) if self.is_connected else None
 
     def renew(self) -> None:
         """Give up the connection, if there is one, and connect anew."""

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import BadMessage
-from agent.wire import messages
+from agent.wire import measure_messages, messages
+from agent.wire.link_report import LinkObservation, RadioObservation
 from agent.wire.message import Message
 from agent.wire.messages import FromAgent, FromSource, ToAgent, ToSource
 from planner.channel import MAX_SEED, Channel, ChannelState
@@ -23,6 +24,7 @@ UNIONS = {"FromAgent": FromAgent, "FromSource": FromSource, "ToAgent": ToAgent, 
 KINDS = sorted({kind for union in UNIONS.values() for kind in get_args(union)}, key=lambda kind: kind.__name__)
 
 INTEGERS = st.integers(-(1 << 63), (1 << 64) - 1)
+REASONS = st.dictionaries(st.text(), st.text(), max_size=3)
 # Hypothesis takes msgspec's default factories for values.
 st.register_type_strategy(
     messages.Telemetry,
@@ -32,7 +34,13 @@ st.register_type_strategy(
             st.text(), st.builds(messages.HistogramSnapshot, st.lists(INTEGERS).map(tuple), st.floats()), max_size=2
         ),
         counters=st.dictionaries(st.text(), INTEGERS, max_size=3),
+        links=st.lists(
+            st.builds(LinkObservation, peer=st.text(), missing=REASONS, rtt_ms=st.none() | st.floats()), max_size=2
+        ).map(tuple),
     ),
+)
+st.register_type_strategy(
+    RadioObservation, st.builds(RadioObservation, signal_dbm=st.none() | st.floats(), missing=REASONS)
 )
 # A profile is checked when it is made: most values of its fields' types make none.
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True)
@@ -93,7 +101,8 @@ def kind_name(kind: type[Message]) -> str:
 
 
 def test_every_message_belongs_to_a_direction() -> None:
-    on_the_wire = {kind.__name__ for kind in Message.__subclasses__() if kind.__module__ == Message.__module__}
+    modules = (messages.__name__, measure_messages.__name__)
+    on_the_wire = {kind.__name__ for kind in Message.__subclasses__() if kind.__module__ in modules}
     assert on_the_wire == {kind.__name__ for kind in KINDS}
 
 
