@@ -6,28 +6,16 @@ No exporter is involved: a policy is a chain of linear layers, and `onnx.helper`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from rl.dense import Dense
 from rl.policy_card import INPUT, METADATA_KEY, OUTPUT, BadPolicy, PolicyCard, dump_card
 
 _OPSET, _IR_VERSION = 17, 9
 """What ONNX Runtime 1.20 reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dense:
-    """One linear layer: x @ weight.T + bias, and what follows it."""
-
-    weight: NDArray[np.float32]
-    """(out, in), as torch keeps it."""
-    bias: NDArray[np.float32]
-    activation: Literal["tanh", "relu", "none"]
 
 
 def network_model(layers: Sequence[Dense], card: PolicyCard) -> ModelProto:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rl.export import Dense
+from rl.dense import Dense
 from rl.policy_card import Feature, PolicyCard, RewardWeights
 
 SPLITS = (1, 2, 4, 8, 16)

@@ -10,7 +10,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from rl.export import Dense, network_model, write_policy
+from rl.dense import Dense
+from rl.export import network_model, write_policy
 from rl.policy_card import INPUT, OUTPUT, BadPolicy
 from tests.fakes.small_policy import deeper_when_lossy, random_network, small_card
 
