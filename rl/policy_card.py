@@ -12,6 +12,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from rl.reward import RewardWeights
+
 SCHEMA = 1
 METADATA_KEY = "edgectl.split_policy"
 INPUT, OUTPUT = "observation", "scores"
@@ -34,7 +36,7 @@ class BadPolicy(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One number of an observation; the network sees it as -1 at `low` and 1 at `high`."""
+    """One number of an observation; the network sees it as -1 at `low` and 1 at `high`, and 0 where these are one."""
 
     name: FeatureName
     low: float
@@ -42,18 +44,9 @@ class Feature:
 
     def scaled(self, value: float) -> float:
         """Within -1 to 1: what training has not seen is taken as the nearest that it has."""
+        if self.low == self.high:
+            return 0.0
         return 2.0 * (min(max(value, self.low), self.high) - self.low) / (self.high - self.low) - 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class RewardWeights:
-    """Of equation 8 and of the authors' reward: alpha times the relative gain in perplexity, beta times the share of
-    layers that the source is spared."""
-
-    alpha: float
-    beta: float
-    most_layers: int
-    """l_max: where nothing is spared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +63,7 @@ class PolicyCard:
     """One per score: by how many places of `splits` it moves. What would leave the list stops at its end."""
     observation: tuple[Feature, ...]
     weights: RewardWeights
+    """Of the reward it was trained for."""
     quality: str = ""
     """The quality table it was trained with, as JSON; empty: none, and gains of proposals are not known."""
     learner: str = ""
@@ -148,15 +142,8 @@ def _observation_problem(card: PolicyCard) -> str:
     if "split" not in names or len(set(names)) != len(names):
         return f"observation {names} must name split, and nothing twice"
     for feature in card.observation:
-        if not (_finite(feature.low) and _finite(feature.high) and feature.low < feature.high):
+        if not (_finite(feature.low) and _finite(feature.high) and feature.low <= feature.high):
             return f"observation {feature.name} goes from {feature.low} to {feature.high}"
-    return ""
-
-
-def _weights_problem(card: PolicyCard) -> str:
-    weights = card.weights
-    if not (_finite(weights.alpha) and _finite(weights.beta) and 1 <= weights.most_layers <= MOST_SPLITS):
-        return f"weights are {weights.alpha}, {weights.beta}, {weights.most_layers}: two numbers, a count of layers"
     return ""
 
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from rl.dense import Dense
-from rl.policy_card import Feature, PolicyCard, RewardWeights
+from rl.policy_card import Feature, PolicyCard
+from rl.reward import RewardWeights
 
 SPLITS = (1, 2, 4, 8, 16)
 MOVES = (0, -1, 1)
@@ -22,7 +23,7 @@ def small_card(**changes: object) -> PolicyCard:
         "splits": SPLITS,
         "moves": MOVES,
         "observation": (Feature("loss", 0.0, 0.3), Feature("split", 1.0, 16.0)),
-        "weights": RewardWeights(10.0, 1.0, 16),
+        "weights": RewardWeights(),
         "learner": "PPO",
     }
     return PolicyCard(**(fields | changes))  # type: ignore[arg-type]

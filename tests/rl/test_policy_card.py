@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.policy_card import BadPolicy, Feature, RewardWeights, dump_card, parse_card
+from rl.policy_card import BadPolicy, Feature, dump_card, parse_card
 from tests.fakes.small_policy import small_card
 
 
@@ -34,8 +34,8 @@ def test_round_trip() -> None:
         ({"moves": (0, 0)}, "not distinct"),
         ({"moves": (0, 1 << 60)}, "at most 1024"),
         ({"observation": (Feature("loss", 0.0, 0.3),)}, "must name split"),
-        ({"observation": (Feature("split", 1.0, 1.0),)}, "split goes from 1.0 to 1.0"),
-        ({"weights": RewardWeights(10.0, 1.0, 0)}, "weights are"),
+        ({"observation": (Feature("split", 2.0, 1.0),)}, r"split goes from 2\.0 to 1\.0"),
+        ({"observation": (Feature("split", 0.0, 1e300),)}, r"split goes from 0\.0 to 1e\+300"),
     ],
 )
 def test_what_no_policy_can_be_is_named(changes: dict[str, Any], said: str) -> None:
@@ -57,6 +57,7 @@ def test_what_no_policy_can_be_is_named(changes: dict[str, Any], said: str) -> N
         ("[" * 5000, "cannot be read"),
         (dump_card(small_card()).replace('"loss"', '"lust"'), r"observation\[0\].name"),
         (dump_card(small_card()).replace("[1,2,4,8,16]", '"1,2"'), "splits"),
+        (dump_card(small_card()).replace('"quality":10.0', '"quality":1e999'), "cannot be read"),
     ],
 )
 def test_a_text_that_is_no_card_is_refused(text: str, said: str) -> None:
@@ -78,3 +79,4 @@ def test_features_are_seen_from_minus_one_to_one() -> None:
     feature = Feature("loss", 0.1, 0.3)
     assert [feature.scaled(value) for value in (0.1, 0.2, 0.3)] == pytest.approx([-1.0, 0.0, 1.0])
     assert (feature.scaled(-5.0), feature.scaled(9.0)) == (-1.0, 1.0)
+    assert Feature("sigma", 5.0, 5.0).scaled(5.0) == 0.0
