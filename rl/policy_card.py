@@ -74,13 +74,8 @@ class PolicyCard:
 
     def checked(self) -> PolicyCard:
         """Itself. Raises BadPolicy naming the field."""
-        for problem in (
-            _splits_problem(self),
-            _moves_problem(self),
-            _observation_problem(self),
-            _weights_problem(self),
-        ):
-            if problem:
+        for problem_of in (_splits_problem, _moves_problem, _observation_problem):
+            if problem := problem_of(self):
                 raise BadPolicy(f"policy: {problem}")
         return self
 
