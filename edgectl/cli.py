@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from agent.errors import AgentError
 from edgectl.commands.bench import app as bench_app
+from edgectl.commands.eval import app as eval_app
 from edgectl.commands.generate import generate
 from edgectl.commands.init import add_device, init
 from edgectl.commands.plan import plan
@@ -70,6 +71,7 @@ app.add_typer(device_app, name="device")
 app.add_typer(profile_app, name="profile")
 app.add_typer(reproduce_app, name="reproduce")
 app.add_typer(bench_app, name="bench")
+app.add_typer(eval_app, name="eval")
 
 
 def _show_version(wanted: bool) -> None:

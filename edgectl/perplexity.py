@@ -1,0 +1,100 @@
+"""A model and a text in this process, to measure perplexity: joins model, tokenizer, loader and the measurement."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.errors import ConfigError
+from edgectl.model_source import LocatedModel, describe_model, locate_model
+from edgectl.planning import ServedModel
+from edgectl.quality_points import ModelKind
+from edgectl.text_windows import WINDOW_TOKENS, TextWindows, read_text, windows_of
+
+if TYPE_CHECKING:
+    from agent.compute.perplexity import PerplexityMeter
+
+DEFAULT_TOKENS = 4096
+"""Sixteen windows: clean perplexity within a tenth of what the whole of the bundled text gives, in half a second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredText:
+    """Which text perplexity is taken of, and how much of it."""
+
+    path: Path | None = None
+    """None: the slice of WikiText-2's test split in examples/text."""
+    tokens: int | None = DEFAULT_TOKENS
+    """None: all of it."""
+    window: int = WINDOW_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model of this machine and what it is measured on, before anything is loaded."""
+
+    located: LocatedModel
+    model: ServedModel
+    kind: ModelKind
+    text: TextWindows = field(repr=False)
+
+    @property
+    def window(self) -> int:
+        return int(self.text.windows.shape[1])
+
+    @property
+    def scored(self) -> int:
+        """Tokens per run that count."""
+        return self.text.tokens - len(self.text.windows)
+
+
+def find_subject(model: str, kind: ModelKind, text: MeasuredText) -> Subject:
+    """Reads model and text. Raises ModelNotFound, BadCheckpoint, PlannerError, and ConfigError for the text."""
+    located = locate_model(model)
+    written = read_text(text.path)
+    described = describe_model(located)
+    if text.window > described.spec.max_positions:
+        raise ConfigError(f"--window {text.window}: {located.name} has {described.spec.max_positions} positions")
+    windows = windows_of(written, located.directory, described.spec.vocab_size, tokens=text.tokens, window=text.window)
+    return Subject(located, described, kind, windows)
+
+
+def check_splits(subject: Subject, splits: Sequence[int]) -> None:
+    """Raises ConfigError naming a split that leaves a side without a layer."""
+    layers = subject.model.spec.num_layers
+    for split in splits:
+        if not 1 <= split < layers:
+            raise ConfigError(
+                f"split {split}: {subject.model.name} has {layers} layers and so the splits 1 to {layers - 1}"
+            )
+
+
+def load_meter(subject: Subject, splits: Sequence[int], progress: Callable[[int, int], None]) -> PerplexityMeter:
+    """Loads all layers here, cut at the splits. Raises ConfigError, AgentError and PlannerError."""
+    from agent.compute.checkpoint import Checkpoint
+    from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
+    from agent.compute.perplexity import PerplexityMeter
+    from agent.compute.provider_probe import choose_provider, session_settings
+    from agent.device.sensors.host import has_nvidia_device, physical_cores
+    from planner.types import LayerRange
+
+    check_splits(subject, splits)
+    kind = subject.kind
+    settings = ExecutorSettings(
+        resident=(LayerRange(0, subject.model.spec.num_layers),),
+        slots=1,
+        context=subject.window,
+        quantization=kind.quantization,
+        block_size=kind.block_size,
+        boundary=kind.boundary,
+        session=session_settings(
+            choose_provider("auto") if has_nvidia_device() else "cpu",
+            threads=int(os.environ.get("EDGE_AGENT__THREADS", "0")) or physical_cores(),
+        ),
+        cuts=tuple(sorted(set(splits))),
+    )
+    executor = OnnxExecutor.load(Checkpoint.open(subject.located.directory), settings, progress)
+    return PerplexityMeter(executor, subject.text.windows, kind.wire)
