@@ -17,6 +17,7 @@ from importlib.metadata import version
 
 from agent.config import AgentConfig, advertised_endpoint
 from agent.device.sensors.host import boot_id, model_memory_bytes
+from agent.device.sensors.radio import RadioSensor
 from agent.errors import BadMessage
 from agent.notify import Watchdog, notify, watchdog_interval_s
 from agent.weight_child import WeightChild
@@ -62,6 +63,7 @@ class Supervisor:
         self._keys = load_key_file(config.key_file)
         self._client = ControlClient(self._keys, config.coordinator, config.coordinator_key, config.name)
         self._weights = WeightChild(config, self._client) if config.bulk_bind else None
+        self._radio = RadioSensor()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: WorkerChannel | None = None
         self._ready: WorkerReady | None = None
@@ -99,6 +101,7 @@ class Supervisor:
         finally:
             _tell_systemd("STOPPING=1")
             self._stop_worker()
+            self._radio.close()
             if self._weights is not None:
                 self._weights.stop()
             self._client.close()
@@ -186,7 +189,8 @@ class Supervisor:
         if now - self._beat_s >= messages.HEARTBEAT_INTERVAL_S:
             self._beat_s = now
             tick = self._tick
-            self._send(Heartbeat(tick.tick, tick.busy, tick.telemetry, tick.resident_bytes))
+            radios = self._radio.sample(now)
+            self._send(Heartbeat(tick.tick, tick.busy, tick.telemetry, tick.resident_bytes, radios))
         if self._watchdog is not None:
             self._watchdog.tick("supervisor")
             if self._watchdog.feed(now):

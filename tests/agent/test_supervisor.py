@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from agent.config import AgentConfig
+from agent.device.sensors.radio import RadioSensor
 from agent.supervisor import LOAD_DEADLINE_S, Supervisor
 from agent.wire import messages
 from agent.wire.events import Controlled, Readable
@@ -276,4 +277,17 @@ def test_news_of_a_process_that_is_gone_is_not_taken_for_the_workers(tmp_path: P
     assert supervisor._process is process
     process.kill()
     supervisor._stop_worker()
+    supervisor._client.close()
+
+
+def test_heartbeats_tell_of_the_radio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sys/class/net/wlan0/phy80211").mkdir(parents=True)
+    supervisor = supervisor_alone(tmp_path)
+    supervisor._radio = RadioSensor(tmp_path, str(tmp_path / "no-iw"))
+    sent: list[bytes] = []
+    monkeypatch.setattr(supervisor._client, "send", sent.append)
+    supervisor._on_time(1e9)
+    beat: messages.FromAgent = messages.decode(sent[0], messages.FromAgent)
+    assert isinstance(beat, Heartbeat)
+    assert [radio.interface for radio in beat.radios] == ["wlan0"]
     supervisor._client.close()

@@ -21,7 +21,9 @@ from agent.device.telemetry import (
     quantile,
 )
 from agent.errors import RefusalReason
+from agent.wire.link_report import LinkObservation, emulated_observation
 from agent.wire.messages import Telemetry
+from agent.wire.round_trip import RoundTrip
 
 durations = st.lists(st.floats(1e-5, 90.0), min_size=1, max_size=60)
 STEP = BUCKETS_S[1] / BUCKETS_S[0]
@@ -119,6 +121,40 @@ def test_after_a_restart_the_difference_is_the_new_total() -> None:
     old.observe("decode_held_seconds", 1.0)
     new.add("frames_sent", 300)
     assert difference(new.snapshot(), old.snapshot()) == new.snapshot()
+
+
+def answered(latest_ms: int) -> RoundTrip:
+    hop = RoundTrip()
+    hop.sent(0)
+    hop.received(0, latest_ms * 1_000_000)
+    return hop
+
+
+def test_a_ping_is_a_duration_and_a_round_trip_of_its_peer() -> None:
+    recorder = TelemetryRecorder()
+    recorder.round_trip("b", answered(20))
+    measured = LinkObservation("c", rtt_ms=3.0)
+    recorder.see_links([emulated_observation("b", 1e6), measured])
+    snapshot = recorder.snapshot()
+    assert mean(snapshot.histograms["hop_rtt_seconds"]) == pytest.approx(0.02)
+    assert [(link.peer, link.rtt_ms) for link in snapshot.links] == [("b", pytest.approx(20.0)), ("c", 3.0)]
+
+
+def test_a_peer_that_left_takes_its_round_trip_along() -> None:
+    recorder = TelemetryRecorder()
+    recorder.round_trip("b", answered(20))
+    recorder.see_links([])
+    assert recorder.snapshot().links == ()
+    recorder.see_links([emulated_observation("b", 1e6)])
+    assert recorder.snapshot().links[0].rtt_ms is None
+
+
+def test_of_a_period_the_links_are_those_at_its_end() -> None:
+    recorder = TelemetryRecorder()
+    recorder.see_links([LinkObservation("b", rtt_ms=1.0)])
+    earlier = recorder.snapshot()
+    recorder.see_links([LinkObservation("b", rtt_ms=2.0)])
+    assert difference(recorder.snapshot(), earlier).links == (LinkObservation("b", rtt_ms=2.0),)
 
 
 def test_recording_is_cheap() -> None:

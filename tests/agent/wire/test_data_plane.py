@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.wire import codec
+from agent.wire.addresses import LinkShape
 from agent.wire.codec import Buffer, Frame, FrameKind
 from agent.wire.control_plane import ControlClient
 from agent.wire.data_plane import DATA_LIMITS, DataPlane
@@ -90,6 +91,32 @@ def test_a_frame_arrives_and_is_replied_to(first: DataPlane, second: DataPlane) 
     assert isinstance(reply, Replied)
     assert (reply.peer, decoded(reply.parts).sent_ns) == ("second", 5)
     assert not second.is_connected("first")
+
+
+def test_links_are_seen_as_the_kernel_measures_them(first: DataPlane, second: DataPlane) -> None:
+    assert first.observed_links() == ()
+    first.connect("second", second.endpoint, SECOND.public)
+    (before,) = first.observed_links()
+    assert (before.peer, before.rtt_ms, before.missing["rtt_ms"]) == ("second", None, "not connected")
+    assert first.poll(5000) == [Connected("second", again=False)]
+    (link,) = first.observed_links()
+    assert link.rtt_ms is not None
+    assert link.rtt_ms > 0.0
+    assert link.resent is not None
+    assert not link.emulated
+
+
+def test_an_emulated_link_is_seen_as_it_is_emulated(first: DataPlane, second: DataPlane) -> None:
+    first.emulate([LinkShape("second", bytes_per_s=5e5)])
+    first.connect("second", second.endpoint, SECOND.public)
+    (link,) = first.observed_links()
+    assert (link.emulated, link.goodput_bytes_per_s, link.rtt_ms) == (True, 5e5, None)
+    first.emulate([LinkShape("second", latency_ms=1.0)])
+    (link,) = first.observed_links()
+    assert (link.emulated, link.goodput_bytes_per_s) == (True, None)
+    first.emulate([])
+    (link,) = first.observed_links()
+    assert not link.emulated
 
 
 def test_what_was_kept_goes_again_after_the_peer_restarted(first: DataPlane) -> None:
