@@ -49,6 +49,8 @@ class SplitWorld(ABC):
     """Steps of an episode."""
     frames: int = 1
     """Observations that a learner is given at once, newest first; before the first there was the same."""
+    goes_on: bool = False
+    """Whether an episode's end is only where we stop looking; a learner then values what would follow."""
     noise_dimensions: int = 0
     """Standard normal numbers that `channel_after` takes per episode."""
     observed: tuple[str, ...]
