@@ -45,6 +45,7 @@ from agent.wire.messages import (
     WorkerHello,
     WorkerRestarted,
 )
+from edgectl.adapt import Adapter
 from edgectl.admission import displaced, refusal
 from edgectl.cluster_settings import ClusterSettings
 from edgectl.deploy import Deployment, Order, Phase, naming
@@ -80,6 +81,8 @@ class Cluster:
         self.devices = DeviceTable(devices)
         self.deployment = Deployment(order, self.devices, epochs, self._settings)
         self.sessions = SessionTable(self._settings)
+        adaptive, channels = self._settings.adaptive, self._settings.channels
+        self.adapter = Adapter(adaptive, self.deployment, self.devices, self.sessions, channels) if adaptive else None
         self._version = version
         self._alive_sent = float("-inf")
         self._is_stopping = False
@@ -107,10 +110,10 @@ class Cluster:
             return [Send(origin, Rejected("not_authorized", f"{device} is not among the devices of cluster.toml"))]
         if isinstance(message, (Hello, WorkerHello)):
             effects = self._on_first(origin, device, message, now)
-        elif isinstance(message, (TokenEvent, SessionEnded, SessionFailed)):
+        elif isinstance(message, (TokenEvent, SessionEnded, SessionFailed, SessionMoved)):
             effects = self._on_session_event(origin, device, message, now)
-        elif isinstance(message, (SessionMoved, SplitMoved, SplitKept)):
-            effects = []
+        elif isinstance(message, (SplitMoved, SplitKept)):
+            effects = self._on_split_event(origin, device, message)
         elif origin != self.devices[device].origin:
             effects = self._on_stranger(origin, device)
         else:
@@ -128,6 +131,7 @@ class Cluster:
             silent = f"{record.name} is suspected: no heartbeat for {now - record.heard:.1f} s"
             effects.append(Notice("warning", f"{silent}; sessions on it go on, others wait or take another route"))
         effects += self.sessions.on_tick(now)
+        effects += self.adapter.on_tick(now) if self.adapter is not None else []
         if now - self._alive_sent >= ALIVE_INTERVAL_S:
             self._alive_sent = now
             workers = [record.worker_origin for record in self.devices if record.worker_origin is not None]
@@ -200,7 +204,8 @@ class Cluster:
             return [Send(origin, refused), Notice("error", f"{device} was refused: {refused.detail}")]
         if isinstance(message, WorkerHello):
             record.worker_origin = origin
-            return [Send(origin, CoordinatorAlive()), *self.sessions.resume(device, now)]
+            moves = self.adapter.resume(device) if self.adapter is not None else []
+            return [Send(origin, CoordinatorAlive()), *self.sessions.resume(device, now), *moves]
         links = self._settings.links.get(device, ())
         welcome = Welcome(PROTOCOL_VERSION, self._version, self.devices.peers_of(device), links)
         if record.state is DeviceState.READY and record.is_same_worker(message.worker):
@@ -220,7 +225,7 @@ class Cluster:
         return [Send(origin, displaced(device))]
 
     def _on_session_event(
-        self, origin: bytes, device: str, event: TokenEvent | SessionEnded | SessionFailed, now: float
+        self, origin: bytes, device: str, event: TokenEvent | SessionEnded | SessionFailed | SessionMoved, now: float
     ) -> list[Effect]:
         record = self.sessions.find(event.session)
         if record is None or record.seat is None or record.seat.source != device:
@@ -230,13 +235,23 @@ class Cluster:
         micro_batch = record.seat.micro_batch
         if isinstance(event, TokenEvent):
             self.deployment.on_progress(micro_batch)
-            return self.sessions.on_token(event, now)
+            effects = self.sessions.on_token(event, now)
+            return effects if self.adapter is None else [*effects, *self.adapter.on_token(micro_batch, now)]
+        if isinstance(event, SessionMoved):
+            return self.sessions.on_moved(event, now)
         if isinstance(event, SessionEnded):
             return self.sessions.on_ended(event, now)
         effects = self.sessions.on_failed(event, now)
         if event.code in BREAKING_CODES:
             effects += self._break(device, micro_batch, event.code, event.detail, now)
         return effects
+
+    def _on_split_event(self, origin: bytes, device: str, event: SplitMoved | SplitKept) -> list[Effect]:
+        if self.adapter is None or origin != self.devices[device].worker_origin:
+            return []
+        if isinstance(event, SplitMoved):
+            return self.adapter.on_moved(device, event)
+        return self.adapter.on_kept(device, event)
 
     def _on_device_message(self, device: str, message: DeviceMessage, now: float) -> list[Effect]:
         record = self.devices[device]
@@ -329,7 +344,13 @@ class Cluster:
             self.sessions.traffic.begin(self._observed)
         if self.deployment.phase is Phase.REFUSED:
             effects += self.sessions.fail_queued(self.deployment.code, self.deployment.detail)
-        return [*effects, *self.sessions.start(self._heard_seats(), now)]
+        if self.adapter is None or not self.sessions.queued:
+            return [*effects, *self.sessions.start(self._heard_seats(), now)]
+        before = self.sessions.in_use()
+        started = self.sessions.start(self._heard_seats(), now)
+        begun = [number for number in self.sessions.in_use() if not before[number]]
+        # A micro-batch that was idle moves before its first session begins there.
+        return [*effects, *self.adapter.on_seated(begun, now), *started]
 
     def _resolve(self, effects: Sequence[Effect]) -> list[Effect]:
         """Addresses messages about sessions to their source's worker; without one they have nowhere to go."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from agent.wire.addresses import BulkSource, LinkShape
 from planner.channel import Channel
+
+if TYPE_CHECKING:
+    from edgectl.adapt import AdaptiveSettings
 
 MAX_QUEUED_SESSIONS = 64
 """Sessions that wait for a row: one client's burst fits, and the last of 64 waits minutes for its first token."""
@@ -25,3 +29,5 @@ class ClusterSettings:
     max_queued: int = MAX_QUEUED_SESSIONS
     max_sessions_per_key: int = 0
     """Sessions of one API key that wait or run; 0: no limit."""
+    adaptive: AdaptiveSettings | None = None
+    """Who moves split points; None: nobody does."""

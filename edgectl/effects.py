@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Union
 
 from agent.wire.message import Message
-from agent.wire.messages import CancelSession, OpenSession, ResumeEvents, SessionEnded, TokenEvent
+from agent.wire.messages import CancelSession, MoveSplit, OpenSession, ResumeEvents, SessionEnded, TokenEvent
 from edgectl.engine import EngineError
 from planner.types import Plan
 
@@ -23,10 +23,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class SendSource:
-    """A message about a session, to wherever the worker of its source is connected now."""
+    """A message about a session or a split, to wherever the worker of its source is connected now."""
 
     source: str
-    message: OpenSession | CancelSession | ResumeEvents
+    message: OpenSession | CancelSession | ResumeEvents | MoveSplit
 
 
 @dataclass(frozen=True, slots=True)

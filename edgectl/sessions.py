@@ -7,19 +7,28 @@ token yet never got its opening, which was lost with a connection: it gets it ag
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 import msgspec
 
-from agent.wire.messages import CancelSession, OpenSession, ResumeEvents, SessionEnded, SessionFailed, TokenEvent
+from agent.wire.messages import (
+    CancelSession,
+    OpenSession,
+    ResumeEvents,
+    SessionEnded,
+    SessionFailed,
+    SessionMoved,
+    TokenEvent,
+)
 from edgectl.cluster_settings import ClusterSettings
 from edgectl.effects import Deliver, Effect, SendSource
 from edgectl.engine import Claim, EngineError
 from edgectl.fair_queue import FairQueue
 from edgectl.routes import Seat
+from edgectl.split_schedule import EndedSchedule, SplitSchedule
 from edgectl.traffic import Traffic
 
 RESUME_INTERVAL_S = 1.0
@@ -30,6 +39,9 @@ UNKNOWN_SESSION = "unknown_session"
 
 MAX_PATIENCE_S = 86_400.0
 """Sources refuse more: whoever is due in a day is not due."""
+
+KEPT_SCHEDULES = 64
+"""Damage schedules of ended sessions that status shows: those of the last minutes."""
 
 CANCEL_PATIENCE_S = 10.0
 """A cancelled session whose end is not confirmed by then gives up its row: longer than any step or answer time-out."""
@@ -59,6 +71,8 @@ class SessionRecord:
     """When its last token came."""
     state: SessionState = SessionState.QUEUED
     emitted: list[int] = field(default_factory=list)
+    schedule: SplitSchedule | None = None
+    """Where its route is split, position by position; None until it has a row."""
     resume_asked: float | None = None
     """When a gap was last asked for; None while there is none."""
     asked: int = 0
@@ -70,6 +84,16 @@ class SessionRecord:
     @property
     def session(self) -> str:
         return self.opening.session
+
+    @property
+    def position(self) -> int:
+        """Of the token that is made next."""
+        return len(self.opening.prompt) + len(self.emitted)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens it may still ask for."""
+        return self.opening.max_tokens - len(self.emitted)
 
 
 @dataclass(slots=True)
@@ -91,6 +115,8 @@ class SessionTable:
         self._running: dict[str, SessionRecord] = {}
         self.counts = SessionCounts()
         self.traffic = Traffic()
+        self.schedules: deque[EndedSchedule] = deque(maxlen=KEPT_SCHEDULES)
+        """Of sessions that have ended, the last one at the end."""
 
     @property
     def queued(self) -> int:
@@ -103,6 +129,12 @@ class SessionTable:
     def in_use(self) -> Counter[int]:
         """Rows that are taken, by the number of the micro-batch."""
         return Counter(record.seat.micro_batch for record in self._running.values() if record.seat is not None)
+
+    def seated(self, micro_batch: int) -> list[SessionRecord]:
+        """Sessions that have a row in a micro-batch."""
+        return [
+            each for each in self._running.values() if each.seat is not None and each.seat.micro_batch == micro_batch
+        ]
 
     def find(self, session: str) -> SessionRecord | None:
         """A session that has a row."""
@@ -148,6 +180,7 @@ class SessionTable:
             seat = self.traffic.choose(free, used, len(record.opening.prompt), record.opening.max_tokens)
             used[seat.micro_batch] += 1
             record.seat, record.state, record.seated_s = seat, SessionState.RUNNING, now
+            record.schedule = SplitSchedule(seat.split)
             self.traffic.seated(seat, now)
             self._running[record.session] = record
             effects.append(_opening(record, seat, now))
@@ -169,6 +202,22 @@ class SessionTable:
         if record.state is SessionState.CANCELLING:
             return []
         return [Deliver(record.session, event)]
+
+    def on_moved(self, event: SessionMoved, now: float) -> list[Effect]:
+        """Its hidden states leave the source elsewhere from a position on: what an exact replay has to know."""
+        record = self._running.get(event.session)
+        if record is None or record.schedule is None:
+            return []
+        if not 0 <= event.position <= len(record.opening.prompt) + record.opening.max_tokens:
+            return self._refuse(record, f"a move at position {event.position}", now)
+        record.schedule.moved(event.position, event.split)
+        return []
+
+    def on_split_moved(self, micro_batch: int, split: int) -> None:
+        """All of a micro-batch run with it. Who was not said to have moved has begun with it."""
+        for record in self.seated(micro_batch):
+            if record.schedule is not None and record.schedule.split != split:
+                record.schedule.moved(0, split)
 
     def on_ended(self, event: SessionEnded, now: float) -> list[Effect]:
         """Frees the row, unless tokens are missing: these are asked for first, and the end comes again after them."""
@@ -262,7 +311,9 @@ class SessionTable:
     def _refuse(self, record: SessionRecord, what: str, now: float) -> list[Effect]:
         """A source that counts beyond what was asked for: its log would grow, or be waited for, without end."""
         source = "" if record.seat is None else record.seat.source
-        detail = f"{source} sent {what} of session {record.session}, which has at most {record.opening.max_tokens}"
+        detail = (
+            f"{source} sent {what} of session {record.session}, which has at most {record.opening.max_tokens} tokens"
+        )
         told = _to_source(record, CancelSession(record.session))
         return [*told, *self.on_failed(SessionFailed(record.session, "protocol_error", detail), now)]
 
@@ -280,6 +331,18 @@ class SessionTable:
 
     def _free(self, record: SessionRecord, now: float, *, has_ended: bool = False) -> None:
         del self._running[record.session]
+        if record.seat is not None and record.schedule is not None:
+            seat, opening = record.seat, record.opening
+            self.schedules.append(
+                EndedSchedule(
+                    session=record.session,
+                    micro_batch=seat.micro_batch,
+                    route=seat.route,
+                    prompt_tokens=len(opening.prompt),
+                    tokens=len(record.emitted),
+                    entries=record.schedule.entries,
+                )
+            )
         if record.seat is not None:
             self.traffic.freed(record.seat, now - record.seated_s if has_ended else None, now)
 

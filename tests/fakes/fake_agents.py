@@ -20,12 +20,16 @@ from agent.wire.messages import (
     Loaded,
     MicroBatchClosed,
     MicroBatchOpened,
+    MoveSplit,
     OpenMicroBatch,
     OpenSession,
     ResumeEvents,
     Sampling,
     SessionEnded,
     SessionFailed,
+    SessionMoved,
+    SplitKept,
+    SplitMoved,
     TokenEvent,
     Welcome,
     WorkerHello,
@@ -111,6 +115,10 @@ class Agent:
     sessions: dict[str, list[Message]] = field(default_factory=dict)
     """Events of each session that was opened here."""
     running: dict[str, OpenSession] = field(default_factory=dict)
+    splits: dict[int, int] = field(default_factory=dict)
+    """Where each micro-batch of which it is the source is split now."""
+    moves: str = "carried out"
+    """What becomes of moves: carried out, kept (refused), or silence."""
 
     @property
     def origin(self) -> bytes:
@@ -137,8 +145,13 @@ class Agent:
 class Scene:
     """A cluster, its agents, and everything that was delivered to sessions."""
 
-    def __init__(self, plan_for: PlanFor = one_layer_pair_each, settings: ClusterSettings | None = None) -> None:
-        order = Order("m", "digest", plan_for, NAMES, len(NAMES))
+    def __init__(
+        self,
+        plan_for: PlanFor = one_layer_pair_each,
+        settings: ClusterSettings | None = None,
+        splits: tuple[int, ...] = (),
+    ) -> None:
+        order = Order("m", "digest", plan_for, NAMES, len(NAMES), splits=splits)
         self.cluster = Cluster([(name, f"key-{name}") for name in NAMES], order, Epochs(1), "1.0.0", settings)
         self.agents = {name: Agent(name) for name in NAMES}
         self.now = 0.0
@@ -217,15 +230,15 @@ class Scene:
                     del agent.running[message.session]
                     tokens = len(agent.sessions[message.session])
                     self.emit(agent, SessionEnded(message.session, "cancelled", tokens))
+            case MoveSplit():
+                self.move_split(agent, message)
             case ResumeEvents():
                 if message.session not in agent.sessions:
                     self.say(agent.name, SessionFailed(message.session, "unknown_session", ""), worker=True)
                 for event in agent.sessions.get(message.session, [])[message.index :]:
                     self.say(agent.name, event, worker=True)  # type: ignore[arg-type]
-            case Welcome() | CoordinatorAlive():
-                pass
             case _:
-                raise AssertionError(f"{agent.name} was sent {message}")
+                assert isinstance(message, (Welcome, CoordinatorAlive)), f"{agent.name} was sent {message}"
 
     def open_session(self, agent: Agent, message: OpenSession) -> None:
         opened = agent.micro_batches.get(message.micro_batch)
@@ -247,8 +260,27 @@ class Scene:
         taken = sum(each.rows for each in agent.micro_batches.values())
         assert taken + message.rows <= agent.loaded.slots, "no slot is free"
         agent.micro_batches[message.micro_batch] = message
+        agent.splits[message.micro_batch] = message.stages[0].stop
         self.epochs.append(message.epoch)
         self.say(agent.name, MicroBatchOpened(message.micro_batch, message.epoch))
+
+    def move_split(self, agent: Agent, message: MoveSplit) -> None:
+        """Sessions that run change at their next position; those that have no token yet begin with the new split."""
+        number = message.micro_batch
+        if agent.moves == "silence":
+            return
+        if agent.moves == "kept" or number not in agent.micro_batches:
+            kept = SplitKept(number, message.split, "answer_timeout", f"{agent.name}: nobody answered")
+            self.say(agent.name, kept, worker=True)
+            return
+        assert message.split in agent.micro_batches[number].split_points, "moved to where nothing is resident"
+        is_new = agent.splits[number] != message.split
+        agent.splits[number] = message.split
+        for session in agent.sessions_of(number) if is_new else ():
+            tokens = len(agent.sessions[session])
+            position = len(agent.running[session].prompt) + tokens if tokens else 0
+            self.say(agent.name, SessionMoved(session, position, message.split), worker=True)
+        self.say(agent.name, SplitMoved(number, message.split, 4096 if is_new else 0, 0.01), worker=True)
 
     def emit(self, agent: Agent, event: TokenEvent | SessionEnded, *, lost: bool = False) -> None:
         agent.sessions[event.session].append(event)
