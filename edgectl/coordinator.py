@@ -18,6 +18,7 @@ from agent.wire.messages import EndReason, OpenSession, Sampling, SessionEnded, 
 from edgectl.cluster import Cluster, Inbound
 from edgectl.effects import Deliver, Effect, Loading, NoPlan, Notice, Ready, Send, SendSource, SessionEvent
 from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
+from edgectl.split_report import SplitReport
 from edgectl.status import status_of
 from planner.model_spec import ModelSpec
 
@@ -164,6 +165,10 @@ class Coordinator:
 
     def telemetry(self) -> Mapping[str, Telemetry]:
         return self.cluster.telemetry()
+
+    def splits(self) -> SplitReport | None:
+        adapter = self.cluster.adapter
+        return None if adapter is None else adapter.report()
 
     def status(self) -> dict[str, object]:
         return status_of(self.cluster, self._clock())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from agent.wire.messages import EndReason, Sampling, Telemetry, TokenEvent
+    from edgectl.split_report import SplitReport
     from planner.model_spec import ModelSpec
 
 
@@ -135,6 +136,10 @@ class Engine(Protocol):
 
     def telemetry(self) -> Mapping[str, Telemetry]:
         """Last telemetry of each connected device, by device name; totals since that device's worker started."""
+        ...
+
+    def splits(self) -> SplitReport | None:
+        """Where splits are that move, and how often they did; None where none can."""
         ...
 
     def status(self) -> dict[str, object]:

@@ -17,6 +17,7 @@ from agent.device.telemetry import BUCKETS_S, REFUSED_PREFIX, CounterName, Histo
 from agent.errors import RefusalReason
 from agent.wire.messages import HistogramSnapshot
 from edgectl.engine import Engine
+from edgectl.split_metrics import split_metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -116,6 +117,7 @@ class _DeviceCollector(Collector):
             for reason in RefusalReason:
                 refused.add_metric([device, reason.value], totals.counters.get(REFUSED_PREFIX + reason.value, 0))
         yield refused
+        yield from split_metrics(self._engine.splits())
 
     def _load(self) -> Iterator[Metric]:
         load = self._engine.load()

@@ -41,6 +41,7 @@ from planner.types import LayerRange
 
 if TYPE_CHECKING:
     from agent.compute.executor import Executor
+    from edgectl.split_report import SplitReport
     from planner.model_spec import ModelSpec
 
 DEVICE = "this-process"
@@ -139,6 +140,9 @@ class SoloEngine:
 
     def telemetry(self) -> Mapping[str, Telemetry]:
         return {DEVICE: self._telemetry.snapshot()}
+
+    def splits(self) -> SplitReport | None:
+        return None
 
     def status(self) -> dict[str, object]:
         """Empty: there is no cluster to speak of."""

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 Outcome = Literal["moved", "kept", "unanswered", "broken"]
 """Of a move that was asked for: carried out, refused by the source, not answered in time, or its micro-batch broke."""
-OUTCOMES: tuple[str, ...] = get_args(Outcome)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 DECISION_BUCKETS_S = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 """Around the millisecond that a decision may take."""

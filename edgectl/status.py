@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from agent.device.telemetry import REFUSED_PREFIX, HistogramName, mean, quantile
 from agent.wire.messages import Telemetry
 from agent.wire.round_trip import split_wire_s
+from edgectl.adaptive_status import adaptive_of, present_plan, schedules_of
 from edgectl.cluster import Cluster
 from edgectl.devices import DeviceRecord
 from edgectl.routes import BatchState
@@ -21,7 +22,7 @@ from planner.types import Plan, Stage, StageCost
 def status_of(cluster: Cluster, now: float) -> dict[str, object]:
     """The whole status; every value is a JSON type, unknown numbers are null."""
     deployment = cluster.deployment
-    plan = deployment.plan
+    plan = present_plan(cluster)
     health = cluster.health()
     telemetry = cluster.telemetry()
     source = telemetry.get(plan.routes[0].source) if plan is not None else None
@@ -50,6 +51,8 @@ def status_of(cluster: Cluster, now: float) -> dict[str, object]:
         },
         "tokens": cluster.sessions.counts.tokens,
         "frames_refused": frames_refused(telemetry),
+        "adaptive": adaptive_of(cluster),
+        "schedules": schedules_of(cluster),
     }
 
 

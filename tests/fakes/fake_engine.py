@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.wire.messages import EndReason, Sampling, Telemetry, TokenEvent
 from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
+from edgectl.split_report import SplitReport
 from planner.model_spec import ModelSpec, parse_config
 
 MODEL_DIR = Path(__file__).parents[2] / "examples" / "models" / "wiki-32l"
@@ -95,6 +96,7 @@ class FakeEngine:
     generations: list[FakeGeneration] = field(default_factory=list)
     server_load: ServerLoad = field(default_factory=lambda: ServerLoad(4, 0, {}, 0.0))
     device_telemetry: dict[str, Telemetry] = field(default_factory=dict)
+    split_report: SplitReport | None = None
     release: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever a session is opened or cancelled; for `until`."""
@@ -136,6 +138,9 @@ class FakeEngine:
 
     def load(self) -> ServerLoad:
         return self.server_load
+
+    def splits(self) -> SplitReport | None:
+        return self.split_report
 
     def telemetry(self) -> Mapping[str, Telemetry]:
         return self.device_telemetry
