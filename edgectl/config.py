@@ -151,7 +151,7 @@ def load_config(path: Path, env: Mapping[str, str], flags: Mapping[str, str | No
     config = ClusterConfig(
         coordinator=_coordinator(path, table, env, flags or {}),
         devices=_tables(str(path), raw, "devices", DeviceConfig),
-        links=_tables(str(path), raw, "links", LinkConfig),
+        links=tuple(_beside(path, link) for link in _tables(str(path), raw, "links", LinkConfig)),
     )
     _check_devices(str(path), config.devices)
     check_links(str(path), config.links, config.device_names())
@@ -258,6 +258,13 @@ def _tables(source: str, raw: Mapping[str, Any], key: str, struct: type[StructT]
     for index, table in enumerate(tables):
         _refuse_unknown(source, f"{key}[{index}].", table, struct)
     return tuple(_typed(table, struct, source, f"{key}[{index}].") for index, table in enumerate(tables))
+
+
+def _beside(path: Path, link: LinkConfig) -> LinkConfig:
+    """With the trace of its channel as a path from here: in the file it is one from the file."""
+    if not link.channel:
+        return link
+    return msgspec.structs.replace(link, channel=str(path.parent / Path(link.channel).expanduser()))
 
 
 def _check_devices(source: str, devices: Sequence[DeviceConfig]) -> None:

@@ -8,23 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-import msgspec
-
 from agent.config import parse_size
 from agent.errors import ConfigError
 from agent.wire.addresses import LinkShape
 from agent.wire.link_clock import MAX_BURST_BYTES, MAX_BYTES_PER_S, MAX_DELAY_MS
-from planner.channel import Channel, erasing
+from edgectl.link_channel import ChannelKeys, read_channel
+from planner.channel import Channel
 
 MIN_BYTES_PER_S = 1
 """The largest frame takes two years: no clock counts further than it must."""
-MAX_SEED = (1 << 63) - 1
 
 _BITS = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)bit(?:/s)?", re.IGNORECASE)
 _THOUSANDS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
-class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, rename={"source": "from", "destination": "to"}):
+class LinkConfig(ChannelKeys, frozen=True, kw_only=True, rename={"source": "from", "destination": "to"}):
     """One `[[links]]` table: an emulated link from one device to another."""
 
     source: str
@@ -44,12 +42,6 @@ class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, rename={"source": "f
 
     jitter_ms: float = 0.0
     """Standard deviation of the latency; frames keep their order."""
-
-    loss: float = 0.0
-    """Share of the elements of hidden states that is erased on the way, 0 to 1."""
-
-    seed: int = 0
-    """Of jitter and loss: the same seed gives the same ones."""
 
     @property
     def shape(self) -> LinkShape:
@@ -89,11 +81,10 @@ def check_links(source: str, links: Sequence[LinkConfig], devices: Collection[st
         for key, value, most in (
             ("latency_ms", link.latency_ms, MAX_DELAY_MS),
             ("jitter_ms", link.jitter_ms, MAX_DELAY_MS),
-            ("loss", link.loss, 1.0),
-            ("seed", link.seed, MAX_SEED),
         ):
             if not 0 <= value <= most:
                 raise ConfigError(f"{where}.{key}: {value} is outside 0 to {most:g}")
+        read_channel(link, where)
         _check_amount(f"{where}.rate", link.rate, parse_rate, (MIN_BYTES_PER_S, MAX_BYTES_PER_S))
         _check_amount(f"{where}.burst", link.burst, parse_size, (0, MAX_BURST_BYTES))
 
@@ -118,5 +109,6 @@ def shapes_of(links: Sequence[LinkConfig]) -> Mapping[str, tuple[LinkShape, ...]
 
 
 def channels_of(links: Sequence[LinkConfig]) -> Mapping[tuple[str, str], Channel]:
-    """What links lose, by their two ends."""
-    return {(link.source, link.destination): erasing(link.loss, link.seed) for link in links if link.loss}
+    """What links do to hidden states, by their two ends. Raises ConfigError for a trace that cannot be read."""
+    found = ((link, read_channel(link, f"links from {link.source} to {link.destination}")) for link in links)
+    return {(link.source, link.destination): channel for link, channel in found if channel is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_links_become_shapes_by_sender_and_channels_by_pair(tmp_path: Path) -> N
         "b": (LinkShape("a", seed=9),),
     }
     assert settings.links == shapes  # type: ignore[attr-defined]
-    assert settings.channels == {("b", "a"): erasing(0.1, 9)}  # type: ignore[attr-defined]
+    assert settings.channels == {("b", "a"): replace(erasing(0.1, 9), concealment="lmmse")}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
