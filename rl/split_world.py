@@ -73,6 +73,10 @@ class SplitWorld(ABC):
         """The channel one step on; `moved` in splits, `noise` (n, noise_dimensions)."""
 
     @abstractmethod
+    def axes(self, points: int) -> tuple[FloatArray, ...]:
+        """Grid of the channel for dynamic programming, one ascending axis per dimension."""
+
+    @abstractmethod
     def rewards(self, channel: FloatArray, before: IntArray, after: IntArray) -> FloatArray:
         """Of moves between places, under the channel that follows them: (n,)."""
 
@@ -194,6 +198,9 @@ class AuthorsWorld(SplitWorld):
     def channel_after(self, channel: FloatArray, moved: IntArray, noise: FloatArray) -> FloatArray:
         return np.clip(channel * (1.0 - self.drift_per_split * moved[:, None]), 0.0, self.most_loss)
 
+    def axes(self, points: int) -> tuple[FloatArray, ...]:
+        return (np.linspace(0.0, self.most_loss, points),)
+
     def rewards(self, channel: FloatArray, before: IntArray, after: IntArray) -> FloatArray:
         layers = self.layers(after)
         gain = self.gain(channel[:, 0], layers, np.full(len(layers), self.sigma))
@@ -243,6 +250,9 @@ class ChannelWorld(SplitWorld):
     def channel_after(self, channel: FloatArray, moved: IntArray, noise: FloatArray) -> FloatArray:
         m = np.clip(channel[:, 1] + self.walk * noise[:, 0], *self.m_range)
         return np.stack([channel[:, 0], m], axis=1)
+
+    def axes(self, points: int) -> tuple[FloatArray, ...]:
+        return np.array(sorted(set(self.sigmas))), np.linspace(*self.m_range, points)
 
     def rewards(self, channel: FloatArray, before: IntArray, after: IntArray) -> FloatArray:
         layers = self.layers(after)
