@@ -17,14 +17,24 @@ from agent.config import AgentConfig
 from agent.errors import AgentError
 from agent.loader import LoadedModel, load_model
 from agent.measuring import measure_device
-from agent.micro_batch import ModelShape
+from agent.place import ModelShape
+from agent.quality_measuring import measure_quality
 from agent.wire import codec, messages
-from agent.wire.measure_messages import DeviceMeasured, MeasureDevice, MeasureProgress
+from agent.wire.measure_messages import (
+    DeviceMeasured,
+    MeasureDevice,
+    MeasureProgress,
+    MeasureQuality,
+    QualityMeasured,
+)
 from agent.wire.messages import Failed, Load
 from agent.worker_channel import ChannelClosed, Superseded, WorkerChannel
 from planner.errors import PlannerError
 
 logger = logging.getLogger(__name__)
+
+MeasuringProgress = Callable[[str, int, int], None]
+"""Called with what is measured next, parts done, and parts in all; raises Superseded."""
 
 
 class ResidentModel:
@@ -107,24 +117,40 @@ class ResidentModel:
     def measure(self, request: MeasureDevice) -> None:
         """Nothing else is served meanwhile: it would spoil the numbers. Unload what was there before."""
 
+        def measured(progress: MeasuringProgress) -> None:
+            profile = measure_device(request, self._config, self.provider, progress)
+            self._channel.send(DeviceMeasured(request.request, profile))
+
+        self._measure("measure-device", request.model, measured)
+
+    def measure_quality(self, request: MeasureQuality) -> None:
+        """Perplexities, each told as soon as it is there. Unload what was there before."""
+
+        def measured(progress: MeasuringProgress) -> None:
+            for index, perplexity in enumerate(measure_quality(request, self._config, self.provider, progress)):
+                self._channel.send(QualityMeasured(request.request, index, perplexity))
+
+        self._measure("measure-quality", request.model, measured)
+
+    def _measure(self, request: str, model: str, measured: Callable[[MeasuringProgress], None]) -> None:
+        """Carry a measurement out, which tells its results itself; whatever ends it before is told here."""
+
         def progress(what: str, done: int, total: int) -> None:
             self._report("measuring")
             self._channel.send(MeasureProgress(what, done, total))
             self._channel.check_superseded()
 
         try:
-            profile = measure_device(request, self._config, self.provider, progress)
+            measured(progress)
         except Superseded:
-            logger.warning("measurement_superseded", extra={"model": request.model})
+            logger.warning("measurement_superseded", extra={"model": model})
         except ChannelClosed:
             raise
         except (AgentError, PlannerError) as problem:
-            self.tell_failed("measure-device", problem.code, str(problem))
+            self.tell_failed(request, problem.code, str(problem))
         except Exception as problem:  # as for a load
-            logger.exception("measuring_failed", extra={"model": request.model})
-            self.tell_failed("measure-device", "measuring_failed", f"{type(problem).__name__}: {problem}")
-        else:
-            self._channel.send(DeviceMeasured(request.request, profile))
+            logger.exception("measuring_failed", extra={"model": model})
+            self.tell_failed(request, "measuring_failed", f"{type(problem).__name__}: {problem}")
 
     def tell_loaded(self, seconds: float) -> None:
         """What is loaded, and how long that took."""

@@ -24,7 +24,7 @@ from agent.weight_child import WeightChild
 from agent.wire import messages
 from agent.wire.control_plane import ControlClient
 from agent.wire.events import ControlConnected, ControlDisconnected, Controlled, ControlRefused, Event, Readable
-from agent.wire.measure_messages import MAX_MEASURE_S, MeasureDevice
+from agent.wire.measure_messages import MAX_MEASURE_S, MeasureDevice, MeasureQuality
 from agent.wire.message import Message
 from agent.wire.messages import Heartbeat, Hello, Load, LoadProgress, Rejected, ToAgent, Welcome, WorkerRestarted
 from agent.wire.security import load_key_file
@@ -148,11 +148,9 @@ class Supervisor:
             if self._weights is not None:
                 self._weights.welcome(message)
         if self._channel is not None:
-            if isinstance(message, (Load, MeasureDevice)) and self._watchdog is not None:
+            if isinstance(message, (Load, MeasureDevice, MeasureQuality)) and self._watchdog is not None:
                 # The worker refuses what is not within the limits; here it must not put the deadline off for ever.
-                asked_s = message.seconds if isinstance(message, MeasureDevice) else 0.0
-                allowed_s = min(max(0.0, asked_s), MAX_MEASURE_S)
-                self._busy_until_s = time.monotonic() + LOAD_DEADLINE_S + allowed_s
+                self._busy_until_s = time.monotonic() + LOAD_DEADLINE_S + _allowed_s(message)
                 self._watchdog.begin("worker", self._busy_until_s)
             self._to_worker(lambda channel: channel.send(message))
 
@@ -301,6 +299,13 @@ class Supervisor:
             self._client.unregister(self._channel.fileno())
             self._channel.close()
             self._channel = None
+
+
+def _allowed_s(message: Load | MeasureDevice | MeasureQuality) -> float:
+    """How long what is asked for may take beside a load."""
+    if isinstance(message, MeasureQuality):
+        return MAX_MEASURE_S
+    return min(max(0.0, message.seconds), MAX_MEASURE_S) if isinstance(message, MeasureDevice) else 0.0
 
 
 def _tell_systemd(*lines: str) -> None:

@@ -37,7 +37,7 @@ from agent.wire.events import (
     Refused,
     Replied,
 )
-from agent.wire.measure_messages import MeasureDevice, MeasureLink
+from agent.wire.measure_messages import MeasureDevice, MeasureLink, MeasureQuality
 from agent.wire.message import Message
 from agent.wire.messages import Failed, Load
 from agent.wire.security import AllowList, load_key_file
@@ -194,6 +194,9 @@ class Worker:
                 self._measure_device(message)
             case MeasureLink():
                 self._measure_link(message)
+            case MeasureQuality():
+                self._unload()
+                self._model.measure_quality(message)
             case messages.OpenMicroBatch():
                 self._perform(self._stage.open_micro_batch(message))
             case messages.CloseMicroBatch():

@@ -23,7 +23,7 @@ from agent.config import PATH_KEYS, AgentConfig
 from agent.errors import AgentError, BadMessage
 from agent.log import configure
 from agent.wire import messages
-from agent.wire.measure_messages import MeasureDevice, MeasureLink
+from agent.wire.measure_messages import MeasureDevice, MeasureLink, MeasureQuality
 from agent.wire.message import Message
 from agent.wire.messages import FromAgent, Load, Telemetry, ToAgent, Unload
 
@@ -74,7 +74,7 @@ FromWorker = Union[WorkerReady, WorkerTick, FromAgent]
 ToWorker = Union[Configure, Stop, ToAgent]
 
 
-ENDING_MEASUREMENTS = (Stop, Load, Unload, MeasureDevice, MeasureLink)
+ENDING_MEASUREMENTS = (Stop, Load, Unload, MeasureDevice, MeasureLink, MeasureQuality)
 """Whoever asks for one of these waits for no measurement of an earlier request, whose asker may be gone."""
 
 

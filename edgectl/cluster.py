@@ -18,7 +18,7 @@ from typing import Union
 
 from typing_extensions import assert_never
 
-from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureProgress
+from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureProgress, QualityMeasured
 from agent.wire.messages import (
     PROTOCOL_VERSION,
     CoordinatorAlive,
@@ -272,7 +272,7 @@ class Cluster:
             return self._on_loaded(device, message)
         if isinstance(message, MicroBatchOpened):
             return self.deployment.on_opened(device, message)
-        if isinstance(message, (MicroBatchClosed, MeasureProgress, DeviceMeasured, LinkMeasured)):
+        if isinstance(message, (MicroBatchClosed, MeasureProgress, DeviceMeasured, LinkMeasured, QualityMeasured)):
             return []  # Measurements are `edgectl profile`'s; they may come late, from one that was stopped.
         if isinstance(message, Failed):
             return self._on_failed(device, message, now)

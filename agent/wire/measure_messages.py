@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.wire.message import Message
+from planner.channel import Channel
 from planner.profile import DeviceProfile, LinkProfile
 from planner.types import BoundaryType, Codec, Quantization
 
@@ -12,6 +13,11 @@ MAX_MEASURED_BYTES = 64 << 20
 """Payloads of all frame sizes of one link together; 169 tokens of hidden size 65,536 in fp32 are 43 MiB."""
 MAX_MEASURE_S = 3600
 """Of one device or link: the device serves nobody meanwhile."""
+
+MAX_QUALITY_TOKENS = 1 << 18
+"""Of a text that perplexity is measured on: as many as WikiText-2's test split has words, three bytes each."""
+MAX_QUALITY_CHANNELS = 64
+"""Of one request: an hour at a minute each."""
 
 
 # --- coordinator → agent (supervisor) ---
@@ -51,6 +57,28 @@ class MeasureLink(Message, frozen=True):
     seconds: float
 
 
+class MeasureQuality(Message, frozen=True):
+    """Perplexity of a text with the model split at one layer, once per channel; what was loaded is unloaded first.
+
+    For at most MAX_MEASURE_S. Each result goes out as soon as it is there.
+    """
+
+    request: int
+    model: str
+    digest: str
+    num_layers: int
+    quantization: Quantization
+    block_size: int
+    boundary: BoundaryType
+    codec: Codec
+    window: int
+    """Tokens that are scored together."""
+    tokens: tuple[int, ...]
+    """Whole windows of them."""
+    split: int
+    channels: tuple[Channel, ...]
+
+
 # --- agent (supervisor) → coordinator ---
 
 
@@ -70,3 +98,11 @@ class DeviceMeasured(Message, frozen=True):
 class LinkMeasured(Message, frozen=True):
     request: int
     link: LinkProfile
+
+
+class QualityMeasured(Message, frozen=True):
+    """Over one of the channels that were asked for; NaN or infinity where the model breaks."""
+
+    request: int
+    index: int
+    perplexity: float

@@ -14,7 +14,15 @@ import msgspec
 from agent.errors import BadMessage
 from agent.wire.addresses import BulkSource, LinkShape, PeerKey, StageAddress
 from agent.wire.link_report import LinkObservation, RadioObservation
-from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureDevice, MeasureLink, MeasureProgress
+from agent.wire.measure_messages import (
+    DeviceMeasured,
+    LinkMeasured,
+    MeasureDevice,
+    MeasureLink,
+    MeasureProgress,
+    MeasureQuality,
+    QualityMeasured,
+)
 from agent.wire.message import Message
 from planner.types import BoundaryType, Codec, Pipeline, Quantization
 
@@ -311,12 +319,15 @@ DeviceMessage = Union[
     MeasureProgress,
     DeviceMeasured,
     LinkMeasured,
+    QualityMeasured,
     WorkerRestarted,
 ]
 """What a supervisor sends after its Hello."""
 FromAgent = Union[Hello, DeviceMessage]
 FromSource = Union[WorkerHello, TokenEvent, SessionEnded, SessionFailed, SessionMoved, SplitMoved, SplitKept]
-ToAgent = Union[Welcome, Rejected, Load, Unload, OpenMicroBatch, CloseMicroBatch, MeasureDevice, MeasureLink]
+ToAgent = Union[
+    Welcome, Rejected, Load, Unload, OpenMicroBatch, CloseMicroBatch, MeasureDevice, MeasureLink, MeasureQuality
+]
 ToSource = Union[CoordinatorAlive, OpenSession, CancelSession, ResumeEvents, MoveSplit, Rejected]
 
 HEARTBEAT_INTERVAL_S = 1.0
