@@ -12,42 +12,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from agent.wire.messages import MoveSplit, SplitKept, SplitMoved
-from edgectl.deploy import Deployment
-from edgectl.devices import DeviceTable
 from edgectl.effects import Effect, Notice, SendSource
-from edgectl.link_view import LinkView, view_link
+from edgectl.link_view import LinkView
 from edgectl.routes import MicroBatchRecord, RouteRecord
-from edgectl.sessions import SessionRecord, SessionTable
-from edgectl.split_guards import Guard, Limits, Place, handover, judge
+from edgectl.sessions import SessionRecord
+from edgectl.split_decision import AdaptiveSettings, Surroundings
+from edgectl.split_guards import Guard, judge
 from edgectl.split_report import DecisionTimes, Outcome, SplitOfBatch, SplitReport
-from planner.channel import Channel
-from rl.controller import Controller, Proposal
 
 MOVE_PATIENCE_S = 60.0
 """A move that is not answered by then counts as lost: the keys and values of 4,096 tokens of 16 layers of a 7B model
 take half of it over 1 Gbit/s."""
-
-
-def _no_stopwatch() -> float:
-    return 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptiveSettings:
-    """Who chooses splits, and how."""
-
-    controller: Controller
-    kv_bytes_per_token_layer: int
-    """What a token leaves behind in a layer."""
-    limits: Limits = field(default_factory=Limits)
-    origin: str = ""
-    """The file that the controller came from."""
-    stopwatch: Callable[[], float] = _no_stopwatch
-    """Seconds, to say how long decisions took; nothing is decided by it."""
 
 
 @dataclass(slots=True)
@@ -82,11 +61,7 @@ class SplitState:
 class Adapter:
     """Splits of all micro-batches of the current plan."""
 
-    settings: AdaptiveSettings
-    deployment: Deployment
-    devices: DeviceTable
-    sessions: SessionTable
-    channels: Mapping[tuple[str, str], Channel]
+    around: Surroundings
     moves: Counter[Outcome] = field(default_factory=Counter)
     held: Counter[str] = field(default_factory=Counter)
     times: DecisionTimes = field(default_factory=DecisionTimes)
@@ -95,10 +70,14 @@ class Adapter:
     _states: dict[int, SplitState] = field(default_factory=dict)
     """By the micro-batch's place in the plan."""
 
+    @property
+    def settings(self) -> AdaptiveSettings:
+        return self.around.settings
+
     def state_of(self, batch: MicroBatchRecord) -> SplitState:
         """What is remembered of a micro-batch; anew for another plan, and without its move when it has opened again."""
-        if self._routes is not self.deployment.routes:
-            self._routes = self.deployment.routes
+        if self._routes is not self.around.deployment.routes:
+            self._routes = self.around.deployment.routes
             self._states.clear()
         state = self._states.get(batch.index)
         if state is None:
@@ -119,7 +98,7 @@ class Adapter:
             return []
         route, batch = found
         state = self.state_of(batch)
-        seated = self.sessions.seated(number)
+        seated = self.around.sessions.seated(number)
         state.count(1.0 / max(1, len(seated)))
         # Shares of a token may sum up to a hair less than a whole one.
         if not seated or state.progress < self.settings.limits.interval_tokens - 1e-6:
@@ -151,7 +130,7 @@ class Adapter:
         state.target, state.since_move, state.back_off, state.kept_because = None, 0.0, 0.0, ""
         self.moves["moved"] += 1
         self.moved_bytes += max(0, event.bytes)
-        self.sessions.on_split_moved(event.micro_batch, event.split)
+        self.around.sessions.on_split_moved(event.micro_batch, event.split)
         took = f"{event.bytes} bytes in {1e3 * event.seconds:.0f} ms"
         return [Notice("info", f"micro-batch {event.micro_batch} moved from split {before} to {event.split}: {took}")]
 
@@ -196,12 +175,6 @@ class Adapter:
         )
         return SplitReport(batches, Counter(self.moves), Counter(self.held), self.times, self.moved_bytes)
 
-    def view(self, route: RouteRecord, seated: Sequence[SessionRecord]) -> LinkView:
-        """The link behind a route's source as these sessions' next positions meet it."""
-        source, peer = route.devices[:2]
-        positions = [record.position for record in seated]
-        return view_link(source, peer, self.channels.get((source, peer)), positions, self.devices[source].heartbeat)
-
     # --- decisions ----------------------------------------------------------------------------------------------------
 
     def _decide(
@@ -215,13 +188,16 @@ class Adapter:
         """`seated`: sessions with keys and values; none in a micro-batch whose first session is about to begin."""
         began = self.settings.stopwatch()
         state.progress = 0.0
-        state.view = self.view(route, seated)
+        state.view = self.around.view(route, seated)
         present = batch.split if state.target is None else state.target
-        try:
-            proposal = self.settings.controller.propose(state.view.observation(present))
-        except ValueError as problem:
-            proposal = Proposal(present, None, f"{self.settings.controller.name}: {problem}")
-        place = self._place(route, batch, state, seated, proposal.split)
+        proposal = self.around.propose(state.view.observation(present), route.split_points)
+        place = replace(
+            self.around.place(route, state.view, seated, present, proposal.split),
+            since_move_tokens=state.since_move,
+            back_off_tokens=state.back_off,
+            kept_because=state.kept_because,
+            under_way=self._under_way(route),
+        )
         state.guard, state.reason = judge(proposal, place, self.settings.limits)
         state.proposal, state.gain = proposal.split, proposal.gain
         self.times.observe(self.settings.stopwatch() - began)
@@ -243,59 +219,11 @@ class Adapter:
         text = f"micro-batch {batch.number} would move from split {batch.split} to {state.proposal}: {state.reason}"
         return [Notice("info", text)]
 
-    def _place(
-        self,
-        route: RouteRecord,
-        batch: MicroBatchRecord,
-        state: SplitState,
-        seated: Sequence[SessionRecord],
-        proposed: int,
-    ) -> Place:
-        source, peer = route.devices[:2]
-        assert state.view is not None, "judged before it was observed"
-        pace = self.sessions.traffic.paces.get(route.index)
-        token_s = None if pace is None else pace.token_s(max(1, self.sessions.traffic.sessions_on(route.index)))
-        positions = [record.position for record in seated]
-        kv_bytes = self.settings.kv_bytes_per_token_layer
-        return Place(
-            split=batch.split if state.target is None else state.target,
-            split_points=route.split_points,
-            source=source,
-            peer=peer,
-            held=self._held((source, peer)),
-            handover=handover(state.view, abs(proposed - batch.split), positions, kv_bytes),
-            token_ms=None if token_s is None else 1e3 * token_s,
-            remaining_tokens=sum(record.remaining for record in seated) / len(seated) if seated else 0.0,
-            is_idle=not seated,
-            since_move_tokens=state.since_move,
-            back_off_tokens=state.back_off,
-            kept_because=state.kept_because,
-            under_way=self._under_way(source, peer),
-            suspected=[name for name in route.devices if self.devices[name].is_suspected],
-            full=self._full(source if proposed > batch.split else peer),
-        )
-
-    def _held(self, names: Sequence[str]) -> str:
-        plan = self.deployment.plan
-        assert plan is not None, "decided without a plan"
-        resident = {name: " ".join(map(str, plan.allotment(name).resident)) for name in names}
-        return ", ".join(f"{name} holds layers {layers}" for name, layers in resident.items())
-
-    def _full(self, name: str) -> str:
-        """Why a device that would get layers should not; its pool was reserved for them, the rest of it was not."""
-        record = self.devices[name]
-        if record.hello is None or record.heartbeat is None:
-            return ""
-        taken, most = record.heartbeat.resident_bytes, record.hello.memory_bytes
-        if taken <= most:
-            return ""
-        return f"{name} takes {taken >> 20} MiB, more than the {most >> 20} it may"
-
-    def _under_way(self, source: str, peer: str) -> str:
-        """Which move goes over a link now; "" where none does."""
+    def _under_way(self, over: RouteRecord) -> str:
+        """Which move goes over a route's first link now; "" where none does."""
         for route, batch in self._batches():
             target = self.state_of(batch).target
-            if target is not None and {source, peer} == set(route.devices[:2]):
+            if target is not None and set(over.devices[:2]) == set(route.devices[:2]):
                 return f"micro-batch {batch.number} moves to split {target}"
         return ""
 
@@ -306,7 +234,7 @@ class Adapter:
 
     def _movable(self, number: int) -> tuple[RouteRecord, MicroBatchRecord] | None:
         """An open micro-batch that has anywhere to move to."""
-        found = self.deployment.find(number)
+        found = self.around.deployment.find(number)
         return found if found is not None and len(found[0].split_points) > 1 else None
 
     def _asked_of(self, device: str, number: int) -> tuple[RouteRecord, MicroBatchRecord] | None:
@@ -316,7 +244,10 @@ class Adapter:
 
     def _batches(self) -> list[tuple[RouteRecord, MicroBatchRecord]]:
         return [
-            (route, batch) for route in self.deployment.routes if route.split_points for batch in route.micro_batches
+            (route, batch)
+            for route in self.around.deployment.routes
+            if route.split_points
+            for batch in route.micro_batches
         ]
 
 

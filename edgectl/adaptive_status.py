@@ -72,7 +72,7 @@ def _first(route: RouteRecord) -> MicroBatchRecord:
 
 def _batch(cluster: Cluster, adapter: Adapter, route: RouteRecord, batch: MicroBatchRecord) -> dict[str, object]:
     state = adapter.state_of(batch)
-    view = adapter.view(route, cluster.sessions.seated(batch.number))
+    view = adapter.around.view(route, cluster.sessions.seated(batch.number))
     return {
         "route": route.index,
         "number": batch.number,

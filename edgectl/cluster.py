@@ -55,6 +55,7 @@ from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
 from edgectl.epochs import Epochs
 from edgectl.routes import Seat
 from edgectl.sessions import SessionTable
+from edgectl.split_decision import Surroundings
 from planner.types import Plan
 
 Inbound = Union[FromAgent, FromSource]
@@ -81,8 +82,13 @@ class Cluster:
         self.devices = DeviceTable(devices)
         self.deployment = Deployment(order, self.devices, epochs, self._settings)
         self.sessions = SessionTable(self._settings)
-        adaptive, channels = self._settings.adaptive, self._settings.channels
-        self.adapter = Adapter(adaptive, self.deployment, self.devices, self.sessions, channels) if adaptive else None
+        self.adapter: Adapter | None = None
+        if self._settings.adaptive is not None:
+            self.adapter = Adapter(
+                Surroundings(
+                    self._settings.adaptive, self.deployment, self.devices, self.sessions, self._settings.channels
+                )
+            )
         self._version = version
         self._alive_sent = float("-inf")
         self._is_stopping = False

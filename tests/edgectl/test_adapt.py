@@ -22,28 +22,7 @@ from edgectl.adapt import MOVE_PATIENCE_S
 from edgectl.split_guards import Limits
 from planner.channel import Channel, ChannelState
 from tests.fakes.fake_agents import Scene
-from tests.fakes.scripted_controller import Scripted, adapter_of, adaptive_scene, wide
-
-
-def moves(scene: Scene) -> list[MoveSplit]:
-    """Asked for and not carried out yet, in order."""
-    return [send.message for send in scene.sent if isinstance(send.message, MoveSplit)]
-
-
-def split(scene: Scene, index: int = 0) -> int:
-    return [batch for route in scene.cluster.deployment.routes for batch in route.micro_batches][index].split
-
-
-def state(scene: Scene, index: int = 0) -> tuple[int | None, str | None, str]:
-    batches = [batch for route in scene.cluster.deployment.routes for batch in route.micro_batches]
-    found = adapter_of(scene).state_of(batches[index])
-    return found.proposal, found.guard, found.reason
-
-
-def tokens(scene: Scene, count: int, session: str | None = None) -> None:
-    for _ in range(count):
-        scene.now += 0.02
-        scene.token(session)
+from tests.fakes.scripted_controller import Scripted, adapter_of, adaptive_scene, moves, split, state, tokens, wide
 
 
 def test_a_micro_batch_is_opened_and_loaded_for_the_splits_it_may_have() -> None:
@@ -266,45 +245,6 @@ def test_a_device_that_started_again_has_the_plans_splits() -> None:
     scene.settle()
     assert split(scene) == 3
     assert scene.agents["a"].micro_batches[1].stages[0].stop == 3
-
-
-@pytest.mark.parametrize(
-    ("controller", "guard", "reason"),
-    [
-        (Scripted(split=6), "not-resident", "split 6 is not possible: a holds layers [0, 5), b holds layers [1, 6)"),
-        (Scripted(split=-1), "not-resident", "split -1 is not possible"),
-        (Scripted(split=4, splits=(1, 2)), "stay", "scripted: split 3 is not known"),
-        (Scripted(split=4, gain=-0.5), "gain", "a gain of -0.5000"),
-        (Scripted(split=4, gain=float("nan")), "gain", "a gain of nan"),
-    ],
-)
-def test_what_a_controller_may_not_have_is_held_with_the_reason(controller: Scripted, guard: str, reason: str) -> None:
-    scene = adaptive_scene(Scripted())
-    adapter_of(scene).settings = type(adapter_of(scene).settings)(controller, 1000, Limits(interval_tokens=4))
-    scene.open(max_tokens=40)
-    scene.settle()
-    tokens(scene, 4)
-    assert moves(scene) == []
-    assert state(scene)[1] == guard
-    assert reason in state(scene)[2]
-
-
-def test_a_device_without_memory_or_without_a_word_gets_no_layers() -> None:
-    controller = Scripted()
-    scene = adaptive_scene(controller)
-    scene.open(max_tokens=40)
-    scene.settle()
-    scene.say("b", Heartbeat(1, resident_bytes=200 << 20))
-    controller.split = 2
-    tokens(scene, 4)
-    assert state(scene)[1:] == ("memory", "b takes 200 MiB, more than the 0 it may")
-    controller.split = 4
-    scene.say("a", Heartbeat(1))
-    scene.tick(3.0)
-    scene.say("a", Heartbeat(1))
-    scene.tick(2.0)
-    tokens(scene, 4)
-    assert state(scene)[1:] == ("suspected", "b was not heard for a while")
 
 
 @pytest.mark.parametrize(

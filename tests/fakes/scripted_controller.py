@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from edgectl.adapt import Adapter, AdaptiveSettings
+from agent.wire.messages import MoveSplit
+from edgectl.adapt import Adapter
 from edgectl.cluster_settings import ClusterSettings
+from edgectl.split_decision import AdaptiveSettings
 from edgectl.split_guards import Limits
 from planner.channel import Channel
 from planner.types import Allotment, Device, LayerRange, Plan
@@ -65,3 +67,30 @@ def adaptive_scene(
 def adapter_of(scene: Scene) -> Adapter:
     assert scene.cluster.adapter is not None
     return scene.cluster.adapter
+
+
+def control(scene: Scene, adaptive: AdaptiveSettings) -> None:
+    """Lets another controller go on."""
+    adapter = adapter_of(scene)
+    adapter.around = replace(adapter.around, settings=adaptive)
+
+
+def moves(scene: Scene) -> list[MoveSplit]:
+    """Asked for and not carried out yet, in order."""
+    return [send.message for send in scene.sent if isinstance(send.message, MoveSplit)]
+
+
+def split(scene: Scene, index: int = 0) -> int:
+    return [batch for route in scene.cluster.deployment.routes for batch in route.micro_batches][index].split
+
+
+def state(scene: Scene, index: int = 0) -> tuple[int | None, str | None, str]:
+    batches = [batch for route in scene.cluster.deployment.routes for batch in route.micro_batches]
+    found = adapter_of(scene).state_of(batches[index])
+    return found.proposal, found.guard, found.reason
+
+
+def tokens(scene: Scene, count: int, session: str | None = None) -> None:
+    for _ in range(count):
+        scene.now += 0.02
+        scene.token(session)

@@ -1,0 +1,115 @@
+"""One decision: what is observed of a link, what the controller wants, and where the micro-batch stands. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from edgectl.deploy import Deployment
+from edgectl.devices import DeviceTable
+from edgectl.link_view import LinkView, view_link
+from edgectl.routes import RouteRecord
+from edgectl.sessions import SessionRecord, SessionTable
+from edgectl.split_guards import Limits, Place, handover
+from planner.channel import Channel
+from rl.controller import Controller, Observation, Proposal
+
+Price = Callable[[Observation, int], "float | None"]
+"""What moving to a split is worth per decision, by the quality that was measured; None where that is not known."""
+
+
+def _no_stopwatch() -> float:
+    return 0.0
+
+
+def _no_price(_: Observation, __: int) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveSettings:
+    """Who chooses splits, and how."""
+
+    controller: Controller
+    kv_bytes_per_token_layer: int
+    """What a token leaves behind in a layer."""
+    limits: Limits = field(default_factory=Limits)
+    price: Price = _no_price
+    """Of proposals whose gain the controller cannot say."""
+    origin: str = ""
+    """The file that the controller came from."""
+    stopwatch: Callable[[], float] = _no_stopwatch
+    """Seconds, to say how long decisions took; nothing is decided by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a decision looks at; it changes none of it."""
+
+    settings: AdaptiveSettings
+    deployment: Deployment
+    devices: DeviceTable
+    sessions: SessionTable
+    channels: Mapping[tuple[str, str], Channel]
+
+    def view(self, route: RouteRecord, seated: Sequence[SessionRecord]) -> LinkView:
+        """The link behind a route's source as these sessions' next positions meet it."""
+        source, peer = route.devices[:2]
+        positions = [record.position for record in seated]
+        return view_link(source, peer, self.channels.get((source, peer)), positions, self.devices[source].heartbeat)
+
+    def propose(self, observation: Observation, points: Sequence[int]) -> Proposal:
+        """What the controller wants, or the nearest to it that the devices hold; with its price, where one is known."""
+        settings, present = self.settings, observation.split
+        try:
+            proposal = settings.controller.propose(observation)
+        except ValueError as problem:
+            return Proposal(present, None, f"{settings.controller.name}: {problem}")
+        wanted = proposal.split
+        if wanted not in points and present in points:
+            between = [split for split in points if min(present, wanted) < split < max(present, wanted)]
+            nearest = min(between, key=lambda split: abs(split - wanted), default=None)
+            if nearest is not None:
+                reason = f"{proposal.reason or 'proposed'}; {wanted} is not resident, {nearest} is the nearest"
+                proposal = Proposal(nearest, None, reason)
+        if proposal.gain is None and proposal.split != present:
+            return replace(proposal, gain=settings.price(observation, proposal.split))
+        return proposal
+
+    def place(
+        self, route: RouteRecord, view: LinkView, seated: Sequence[SessionRecord], present: int, proposed: int
+    ) -> Place:
+        """What stands for and against a move as far as devices, link and sessions go."""
+        source, peer = route.devices[:2]
+        pace = self.sessions.traffic.paces.get(route.index)
+        token_s = None if pace is None else pace.token_s(max(1, self.sessions.traffic.sessions_on(route.index)))
+        positions = [record.position for record in seated]
+        return Place(
+            split=present,
+            split_points=route.split_points,
+            source=source,
+            peer=peer,
+            held=self._held((source, peer)),
+            handover=handover(view, abs(proposed - present), positions, self.settings.kv_bytes_per_token_layer),
+            token_ms=None if token_s is None else 1e3 * token_s,
+            remaining_tokens=sum(record.remaining for record in seated) / len(seated) if seated else 0.0,
+            is_idle=not seated,
+            suspected=[name for name in route.devices if self.devices[name].is_suspected],
+            full=self._full(source if proposed > present else peer),
+        )
+
+    def _held(self, names: Sequence[str]) -> str:
+        plan = self.deployment.plan
+        assert plan is not None, "decided without a plan"
+        resident = {name: " ".join(map(str, plan.allotment(name).resident)) for name in names}
+        return ", ".join(f"{name} holds layers {layers}" for name, layers in resident.items())
+
+    def _full(self, name: str) -> str:
+        """Why a device that would get layers should not; its pool was reserved for them, the rest of it was not."""
+        record = self.devices[name]
+        if record.hello is None or record.heartbeat is None:
+            return ""
+        taken, most = record.heartbeat.resident_bytes, record.hello.memory_bytes
+        if taken <= most:
+            return ""
+        return f"{name} takes {taken >> 20} MiB, more than the {most >> 20} it may"

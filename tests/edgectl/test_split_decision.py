@@ -1,0 +1,72 @@
+"""What a controller may not have is held with a reason, and what it leaves open is filled in."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.wire.messages import Heartbeat
+from edgectl.split_decision import AdaptiveSettings
+from edgectl.split_guards import Limits
+from tests.fakes.scripted_controller import Scripted, adaptive_scene, control, moves, split, state, tokens
+
+
+@pytest.mark.parametrize(
+    ("controller", "guard", "reason"),
+    [
+        (Scripted(split=4, splits=(1, 2)), "stay", "scripted: split 3 is not known"),
+        (Scripted(split=4, gain=-0.5), "gain", "a gain of -0.5000"),
+        (Scripted(split=4, gain=float("nan")), "gain", "a gain of nan"),
+    ],
+)
+def test_what_a_controller_may_not_have_is_held_with_the_reason(controller: Scripted, guard: str, reason: str) -> None:
+    scene = adaptive_scene(Scripted())
+    control(scene, AdaptiveSettings(controller, 1000, Limits(interval_tokens=4)))
+    scene.open(max_tokens=40)
+    scene.settle()
+    tokens(scene, 4)
+    assert moves(scene) == []
+    assert state(scene)[1] == guard
+    assert reason in state(scene)[2]
+
+
+@pytest.mark.parametrize(("wanted", "nearest"), [(6, 5), (99, 5), (0, 1), (-7, 1)])
+def test_of_a_split_beyond_what_devices_hold_the_nearest_is_taken(wanted: int, nearest: int) -> None:
+    scene = adaptive_scene(Scripted(split=wanted, gain=1.0))
+    scene.open(max_tokens=40)
+    scene.settle()
+    assert split(scene) == nearest
+    tokens(scene, 4)
+    assert state(scene)[:2] == (wanted, "not-resident")
+    assert "a holds layers [0, 5), b holds layers [1, 6)" in state(scene)[2]
+
+
+def test_a_proposal_without_a_gain_is_priced_and_stays_where_it_does_not_pay() -> None:
+    scene = adaptive_scene(Scripted(split=4))
+    prices = {4: -0.25}
+    adaptive = AdaptiveSettings(Scripted(split=4), 1000, Limits(interval_tokens=4), lambda _, at: prices[at])
+    control(scene, adaptive)
+    scene.open(max_tokens=40)
+    scene.settle()
+    assert state(scene)[:2] == (4, "gain")
+    prices[4] = 0.25
+    tokens(scene, 4)
+    scene.settle()
+    assert split(scene) == 4
+
+
+def test_a_device_without_memory_or_without_a_word_gets_no_layers() -> None:
+    controller = Scripted()
+    scene = adaptive_scene(controller)
+    scene.open(max_tokens=40)
+    scene.settle()
+    scene.say("b", Heartbeat(1, resident_bytes=200 << 20))
+    controller.split = 2
+    tokens(scene, 4)
+    assert state(scene)[1:] == ("memory", "b takes 200 MiB, more than the 0 it may")
+    controller.split = 4
+    scene.say("a", Heartbeat(1))
+    scene.tick(3.0)
+    scene.say("a", Heartbeat(1))
+    scene.tick(2.0)
+    tokens(scene, 4)
+    assert state(scene)[1:] == ("suspected", "b was not heard for a while")
