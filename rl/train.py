@@ -1,0 +1,240 @@
+"""Training split policies with Stable-Baselines3: PPO, A2C and DQN on a vectorised world, one thread.
+
+What comes back is NumPy: a chain of layers that scores moves, and the curve of returns. Nothing of torch leaves here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+# One thread, whatever else runs: a second one that spins makes these small networks slower, not quicker.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
+
+from rl.dense import Activation, Dense
+from rl.split_env import SplitVecEnv
+from rl.split_world import SplitWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+Algorithm = Literal["ppo", "a2c", "dqn"]
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
+CURVE_STEPS = 400
+"""Steps between two points of a curve: one rollout of the authors."""
+LEAST_ENVIRONMENTS = 8
+_DQN_STEPS_PER_UPDATE = 4
+_A2C_STEPS, _A2C_ENVIRONMENTS = 5, 16
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How a policy is trained. Raises ValueError.
+
+    Defaults are the authors' for PPO with a surrogate (arXiv 2406.02616, released code; what it leaves open is
+    Stable-Baselines3's). None: the learner's own default.
+    """
+
+    algorithm: Algorithm = "ppo"
+    steps: int = 240_000
+    seed: int = 0
+    rollout: int = 400
+    """Steps between updates, over all environments. PPO alone."""
+    batch_size: int | None = None
+    """Of one gradient step: 100 for PPO, 32 for DQN; A2C takes its whole rollout."""
+    epochs: int = 10
+    """Over each rollout. PPO alone."""
+    learning_rate: float | None = None
+    """3e-4 for PPO, 7e-4 for A2C, 1e-4 for DQN."""
+    final_learning_rate: float | None = None
+    """Where the rate falls to, linearly; None: it stays."""
+    gamma: float = 0.99
+    gae_lambda: float | None = None
+    """0.95 for PPO, 1 for A2C; DQN has none."""
+    clip_range: float = 0.2
+    """PPO alone."""
+    entropy: float = 0.0
+    """Weight of the policy's entropy in the loss; DQN has none."""
+    hidden: tuple[int, ...] = (64, 64)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.rollout < 2 or self.epochs < 1 or self.seed < 0:
+            raise ValueError(
+                f"steps {self.steps}, rollout {self.rollout}, epochs {self.epochs}, seed {self.seed}: "
+                "at least 1, 2, 1, 0 are expected"
+            )
+        if self.batch_size is not None and self.batch_size < 2:
+            raise ValueError(f"batch_size {self.batch_size}: at least 2 are expected")
+        rates = (self.learning_rate, self.final_learning_rate)
+        if any(rate is not None and not 0.0 <= rate < 1.0 for rate in rates):
+            raise ValueError(f"learning rates {rates}: from 0 to below 1 are expected")
+        shares = {"gamma": self.gamma, "gae_lambda": self.gae_lambda, "clip_range": self.clip_range}
+        for name, share in shares.items():
+            if share is not None and not 0.0 <= share <= 1.0:
+                raise ValueError(f"{name} {share}: from 0 to 1 is expected")
+
+
+AUTHORS = TrainSettings()
+AUTHORS_TRUE_PPL = TrainSettings(steps=6_000, rollout=100, batch_size=25)
+"""Of their run with measured perplexities."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What training leaves."""
+
+    layers: tuple[Dense, ...]
+    """Scores of moves from scaled observations; the highest is taken."""
+    untrained: tuple[Dense, ...]
+    """The same network before its first update."""
+    curve: tuple[tuple[int, float], ...]
+    """(steps so far, mean return of the episodes that ended since the point before)."""
+    steps: int
+    """Taken: a whole number of rollouts."""
+    train_s: float
+
+
+def train(
+    world: SplitWorld, settings: TrainSettings, progress: Progress | None = None, log_dir: Path | None = None
+) -> Trained:
+    """Train a policy; the same settings and world give the same one on one machine.
+
+    `log_dir` is where TensorBoard finds its logs.
+    """
+    with _one_thread():
+        model = _learner(world, settings, log_dir)
+        untrained = policy_layers(model)
+        watching = _Watching(settings.steps, progress)
+        start = perf_counter()
+        model.learn(settings.steps, callback=watching, log_interval=10)
+        train_s = perf_counter() - start
+        return Trained(policy_layers(model), untrained, tuple(watching.curve), model.num_timesteps, train_s)
+
+
+def environments(world: SplitWorld, rollout: int) -> tuple[int, int]:
+    """(environments, steps of each) of a rollout: whole episodes where they fit, else enough to be quick."""
+    count = min(max(rollout // world.horizon, LEAST_ENVIRONMENTS), rollout // 2)
+    return count, rollout // count
+
+
+def policy_layers(model: BaseAlgorithm) -> tuple[Dense, ...]:
+    """What scores moves, out of torch: copies."""
+    if isinstance(model, DQN):
+        modules = list(model.policy.q_net.q_net)
+    else:
+        policy: Any = model.policy
+        modules = [*policy.mlp_extractor.policy_net, policy.action_net]
+    layers: list[Dense] = []
+    for index, module in enumerate(modules):
+        if isinstance(module, nn.Linear):
+            following = modules[index + 1] if index + 1 < len(modules) else None
+            weight, bias = (each.detach().numpy().copy() for each in (module.weight, module.bias))
+            layers.append(Dense(weight, bias, _ACTIVATIONS[type(following)]))
+    return tuple(layers)
+
+
+_ACTIVATIONS: dict[type, Activation] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.Linear: "none", type(None): "none"}
+
+
+def _learner(world: SplitWorld, settings: TrainSettings, log_dir: Path | None) -> BaseAlgorithm:
+    shared: dict[str, Any] = {
+        "seed": settings.seed,
+        "device": "cpu",
+        "gamma": settings.gamma,
+        "policy_kwargs": {"net_arch": list(settings.hidden)},
+        "tensorboard_log": None if log_dir is None else str(log_dir),
+    }
+    rollout = min(settings.rollout, max(settings.steps, 2))
+    match settings.algorithm:
+        case "ppo":
+            count, steps = environments(world, rollout)
+            return PPO(
+                "MlpPolicy",
+                SplitVecEnv(world, count, settings.seed),
+                n_steps=steps,
+                batch_size=min(settings.batch_size or 100, count * steps),
+                n_epochs=settings.epochs,
+                learning_rate=_rate(settings, 3e-4),
+                gae_lambda=0.95 if settings.gae_lambda is None else settings.gae_lambda,
+                clip_range=settings.clip_range,
+                ent_coef=settings.entropy,
+                **shared,
+            )
+        case "a2c":
+            return A2C(
+                "MlpPolicy",
+                SplitVecEnv(world, min(_A2C_ENVIRONMENTS, max(settings.steps // _A2C_STEPS, 1)), settings.seed),
+                n_steps=_A2C_STEPS,
+                learning_rate=_rate(settings, 7e-4),
+                gae_lambda=1.0 if settings.gae_lambda is None else settings.gae_lambda,
+                ent_coef=settings.entropy,
+                **shared,
+            )
+        case "dqn":
+            return DQN(
+                "MlpPolicy",
+                SplitVecEnv(world, LEAST_ENVIRONMENTS, settings.seed),
+                learning_rate=_rate(settings, 1e-4),
+                batch_size=settings.batch_size or 32,
+                buffer_size=min(settings.steps, 1_000_000) + LEAST_ENVIRONMENTS,
+                # As many updates per step as with the one environment of the defaults.
+                train_freq=1,
+                gradient_steps=LEAST_ENVIRONMENTS // _DQN_STEPS_PER_UPDATE,
+                **shared,
+            )
+
+
+def _rate(settings: TrainSettings, default: float) -> float | Callable[[float], float]:
+    first = default if settings.learning_rate is None else settings.learning_rate
+    last = settings.final_learning_rate
+    if last is None:
+        return first
+    return lambda left: last + (first - last) * left
+
+
+class _Watching(BaseCallback):
+    """Keeps the curve, and tells of progress."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        super().__init__()
+        self.curve: list[tuple[int, float]] = []
+        self._total = total
+        self._progress = progress
+        self._ended: list[float] = []
+        self._last = 0
+
+    def _on_step(self) -> bool:
+        if np.any(self.locals["dones"]):
+            self._ended += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
+        if self.num_timesteps - self._last >= CURVE_STEPS and self._ended:
+            self.curve.append((self.num_timesteps, float(np.mean(self._ended))))
+            self._ended.clear()
+            self._last = self.num_timesteps
+            if self._progress is not None:
+                self._progress(min(self.num_timesteps, self._total), self._total)
+        return True
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
