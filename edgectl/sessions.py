@@ -213,12 +213,6 @@ class SessionTable:
         record.schedule.moved(event.position, event.split)
         return []
 
-    def on_split_moved(self, micro_batch: int, split: int) -> None:
-        """All of a micro-batch run with it. Who was not said to have moved has begun with it."""
-        for record in self.seated(micro_batch):
-            if record.schedule is not None and record.schedule.split != split:
-                record.schedule.moved(0, split)
-
     def on_ended(self, event: SessionEnded, now: float) -> list[Effect]:
         """Frees the row, unless tokens are missing: these are asked for first, and the end comes again after them."""
         record = self._running.get(event.session)

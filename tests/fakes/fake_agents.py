@@ -250,6 +250,8 @@ class Scene:
         assert len(agent.sessions_of(message.micro_batch)) < opened.rows, "every row is taken"
         agent.running[message.session] = message
         agent.sessions[message.session] = []
+        if opened.split_points:
+            self.say(agent.name, SessionMoved(message.session, 0, agent.splits[message.micro_batch]), worker=True)
 
     def open_micro_batch(self, agent: Agent, message: OpenMicroBatch) -> None:
         if agent.loaded is None:
@@ -265,7 +267,7 @@ class Scene:
         self.say(agent.name, MicroBatchOpened(message.micro_batch, message.epoch))
 
     def move_split(self, agent: Agent, message: MoveSplit) -> None:
-        """Sessions that run change at their next position; those that have no token yet begin with the new split."""
+        """Sessions that run change at their next position."""
         number = message.micro_batch
         if agent.moves == "silence":
             return
@@ -277,8 +279,7 @@ class Scene:
         is_new = agent.splits[number] != message.split
         agent.splits[number] = message.split
         for session in agent.sessions_of(number) if is_new else ():
-            tokens = len(agent.sessions[session])
-            position = len(agent.running[session].prompt) + tokens if tokens else 0
+            position = len(agent.running[session].prompt) + len(agent.sessions[session])
             self.say(agent.name, SessionMoved(session, position, message.split), worker=True)
         self.say(agent.name, SplitMoved(number, message.split, 4096 if is_new else 0, 0.01), worker=True)
 
