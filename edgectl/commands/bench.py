@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edgectl.commands.bench_adaptive import bench_adaptive
 from edgectl.commands.bench_netns import bench_netns
 from edgectl.commands.bench_serve import bench_serve
 
@@ -14,6 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Run a cluster or a load and measur
 
 app.command("serve")(bench_serve)
 app.command("netns")(bench_netns)
+app.command("adaptive")(bench_adaptive)
 
 
 @app.callback()

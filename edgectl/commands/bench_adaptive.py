@@ -1,0 +1,96 @@
+"""`edgectl bench adaptive`: splits that move on a bad radio, one controller after another on two real agents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgectl.commands.model_options import Boundary, Model, Quantize, WireCodec
+
+
+def bench_adaptive(
+    model: Model,
+    quality: Annotated[
+        Path, typer.Option(help="Quality table of the model, as `edgectl rl collect` writes it.", dir_okay=False)
+    ],
+    *,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy of `edgectl rl train`.", dir_okay=False, show_default=False)
+    ] = None,
+    controllers: Annotated[
+        str | None, typer.Option(help="Some of static, table, planner and policy. Default: all that can run.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="A recorded channel, instead of one that is drawn.", show_default=False)
+    ] = None,
+    m: Annotated[float, typer.Option(min=0.5, help="Nakagami shape the channel begins with.")] = 1.5,
+    step: Annotated[float, typer.Option(min=0, help="Standard deviation of a step of m.")] = 0.5,
+    hold: Annotated[int, typer.Option(min=1, help="Tokens for which m stays.")] = 16,
+    sigma: Annotated[float, typer.Option(min=0, help="Of the noise on every element.")] = 0.0,
+    fading: Annotated[bool, typer.Option(help="Multiply by the gain: equation 3 whole.")] = False,
+    mitigation: Annotated[str, typer.Option(help="zero, rescale, mean, previous or lmmse.")] = "rescale",
+    seed: Annotated[int, typer.Option(min=0, help="Of the channel.")] = 0,
+    tokens: Annotated[int, typer.Option(min=2, max=8000, help="That each session generates.")] = 480,
+    text_tokens: Annotated[int, typer.Option(min=2, help="Of the text that schedules are scored on.")] = 4096,
+    latency_ms: Annotated[float, typer.Option(min=0, help="Of the radio, one way.")] = 2.0,
+    rate: Annotated[str, typer.Option(help='Of the radio, like "20 Mbit". Empty: no limit.')] = "",
+    quantize: Quantize = "fp32",
+    boundary: Boundary = "fp16",
+    codec: WireCodec = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one line of JSON on stdout.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON to.", show_default=False)] = None,
+) -> None:
+    """Hold controllers of the split against each other and against every split that stays.
+
+    Each has a session on two agents of this machine over the same emulated radio. Its damage schedule is run again
+    offline, which must give the same tokens, and scored on WikiText-2.
+    """
+    import sys
+    import tempfile
+    from datetime import datetime, timezone
+
+    from edgectl.adaptive_report import describe_comparison, document
+    from edgectl.adaptive_setting import PROMPT_TOKENS, Wish, fulfil
+    from edgectl.adaptive_trace import Walk, concealment_of, read_trace, walking_channel
+    from edgectl.failures import ExitCode
+    from edgectl.local_processes import ProcessFailed
+    from edgectl.output import CommandFailure, emit, emit_json, say, write_json
+    from edgectl.planning import ServingOptions
+
+    walk = Walk(
+        tokens=PROMPT_TOKENS + tokens,
+        start_m=m,
+        step=step,
+        hold_tokens=hold,
+        sigma=sigma,
+        faded=fading,
+        seed=seed,
+        concealment=concealment_of(mitigation),
+    )
+    wish = Wish(
+        model=model,
+        quality=quality,
+        channel=walking_channel(walk) if trace is None else read_trace(trace),
+        tokens=tokens,
+        policy=policy,
+        controllers=tuple(name.strip() for name in controllers.split(",")) if controllers else (),
+        text_tokens=text_tokens,
+        latency_ms=latency_ms,
+        rate=rate,
+        options=ServingOptions(quantization=quantize, boundary=boundary, codec=codec),
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgectl-bench-") as directory:
+            found = fulfil(wish, Path(directory), say)
+    except ProcessFailed as problem:
+        raise CommandFailure(ExitCode.FAILURE, str(problem)) from problem
+    written = document(found, sys.argv, datetime.now(timezone.utc))
+    if as_json:
+        emit_json(written)
+    else:
+        emit(describe_comparison(found))
+    if out is not None:
+        # Last: minutes of measuring are not lost to a directory that is missing.
+        write_json(out, written)
