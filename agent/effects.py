@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Union
 
 from agent.wire.codec import Answered, Buffer, CodecId, Frame, FrameKind, RowRef
@@ -23,6 +24,15 @@ class RowSampling:
 
     sampling: Sampling
     generated: Counter[int] = field(default_factory=Counter)
+
+
+class Hands(Enum):
+    """What a device does with keys and values of its pool."""
+
+    READ = "read"
+    WRITE = "write"
+    PASS = "pass"
+    """Nothing: what another stage said of them goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,9 @@ class Job:
     """CLOCK_MONOTONIC when the frame arrived, or at the source since when the step could have gone."""
     channel: Channel | None = None
     """Emulated: what happened to the hidden states on their way into this stage."""
+    hands: Hands | None = None
+    """Set where no layer is run: what becomes of keys and values. Its rows' slots count from `first_slot`, `shape` is
+    (rows, tokens per row, elements of all `layers` of a token), and `positions` are the rows' own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,10 @@ class Outcome:
     started_s: float = 0.0
     finished_s: float = 0.0
     saturated: int = 0
+    codec: CodecId = CodecId.NONE
+    """Of keys and values that were read."""
+    refused: str = ""
+    """Why keys and values cannot change hands here; nothing was read or written."""
 
 
 @dataclass(frozen=True, slots=True)

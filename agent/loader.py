@@ -166,6 +166,7 @@ def _executor(
         quantization=request.quantization,
         block_size=request.block_size,
         boundary=request.boundary,
+        cuts=request.cuts,
         session=session_settings(
             provider,
             threads=config.threads or physical_cores(),

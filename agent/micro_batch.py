@@ -8,109 +8,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from agent.effects import Job, Outcome, RowSampling
-from agent.errors import AgentError
+from agent.compute.executor import IDLE
+from agent.effects import Hands, Job, Outcome, RowSampling
+from agent.errors import FrameRefused, RefusalReason
+from agent.handover import Handover, Slice, Terms
+from agent.place import ModelShape, Place
 from agent.token_loop import NextFrame, TokenLoop
 from agent.wire import codec
-from agent.wire.addresses import StageAddress
-from agent.wire.codec import CODEC_IDS, CodecId, Frame, FrameKind, RowRef
-from agent.wire.hop import Answers, Incoming, Outgoing
+from agent.wire.codec import CODEC_IDS, HANDING, CodecId, Frame, FrameKind, RowRef
+from agent.wire.hop import Incoming
+from agent.wire.kept_frames import Answers, Outgoing
 from agent.wire.messages import Opening, OpenMicroBatch
 from planner.types import LayerRange
 
-MOST_TOKEN_IDS = 1 << 31
-"""Whoever knows the vocabulary says a smaller number."""
-
-
-class ModelShape(NamedTuple):
-    """What a stage has to know about the loaded model."""
-
-    num_layers: int
-    hidden_size: int
-    slots: int
-    context: int
-    resident: tuple[LayerRange, ...]
-    vocab_size: int = MOST_TOKEN_IDS
-
-
-MAX_CHUNK_BYTES = 64 << 20
-"""A message's part may have as many (`data_plane.DATA_LIMITS`)."""
-
-NOTHING_LOADED = ModelShape(0, 0, 0, 0, ())
-
-
-@dataclass(slots=True)
-class Place:
-    """Where a device stands on a route."""
-
-    stages: tuple[StageAddress, ...]
-    index: int
-
-    @property
-    def is_source(self) -> bool:
-        return self.index == 0
-
-    @property
-    def is_last(self) -> bool:
-        return self.index == len(self.stages) - 1
-
-    @property
-    def layers(self) -> LayerRange:
-        return LayerRange(self.stages[self.index].start, self.stages[self.index].stop)
-
-    @property
-    def next(self) -> StageAddress:
-        """The stage that this one's frames go to; behind the last one it is the source."""
-        return self.stages[(self.index + 1) % len(self.stages)]
-
-    @property
-    def previous(self) -> StageAddress:
-        return self.stages[self.index - 1]
-
-
-def place_of(device: str, opened: OpenMicroBatch, shape: ModelShape) -> Place:
-    """Where `device` stands on the route of a micro-batch. Raises AgentError when the route cannot run here."""
-    if not shape.resident:
-        raise AgentError("nothing is loaded")
-    # Epoch 0 is what a refusal names when it cannot say whose frame it refuses.
-    if not (0 <= opened.micro_batch <= codec.MAX_MICRO_BATCH and 1 <= opened.epoch <= codec.MAX_EPOCH):
-        raise AgentError(
-            f"micro-batch {opened.micro_batch} in epoch {opened.epoch}: 0 to {codec.MAX_MICRO_BATCH} in 1 to "
-            f"{codec.MAX_EPOCH}"
-        )
-    where = [i for i, stage in enumerate(opened.stages) if stage.device == device]
-    if len(where) != 1:
-        raise AgentError(f"route of micro-batch {opened.micro_batch} names {device} {len(where)} times, expected once")
-    expected = 0
-    for stage in opened.stages:
-        if stage.start != expected or stage.stop <= stage.start:
-            raise AgentError(
-                f"stage {stage.device} runs [{stage.start}, {stage.stop}), expected to start at {expected}"
-            )
-        expected = stage.stop
-    if expected != shape.num_layers:
-        raise AgentError(f"route ends at layer {expected}, the model has {shape.num_layers}")
-    place = Place(opened.stages, where[0])
-    if not any(resident.covers(place.layers) for resident in shape.resident):
-        raise AgentError(f"{device}: layers {place.layers} are not resident")
-    if not 1 <= opened.rows <= codec.MAX_ROWS:
-        raise AgentError(f"{opened.rows} rows, 1 to {codec.MAX_ROWS} possible")
-    if not 3 <= opened.chunk <= codec.MAX_TOKENS_PER_ROW:
-        raise AgentError(f"prefill chunk of {opened.chunk}, 3 to {codec.MAX_TOKENS_PER_ROW} possible")
-    chunk_bytes = codec.payload_bytes(CODEC_IDS[opened.codec], (1, opened.chunk, shape.hidden_size))
-    if chunk_bytes > MAX_CHUNK_BYTES:
-        raise AgentError(
-            f"a prefill chunk of {opened.chunk} tokens in {opened.codec} is {-(-chunk_bytes >> 20)} MiB, "
-            f"{MAX_CHUNK_BYTES >> 20} fit a frame: open with shorter chunks"
-        )
-    return place
-
-
 RouteKey = tuple[tuple[str, int, int], ...]
 """Device, first layer and end of each stage."""
+
+
+_HANDS = {FrameKind.GIVE: Hands.WRITE, FrameKind.TAKE: Hands.READ, FrameKind.HANDED: Hands.PASS}
+"""What a received frame of keys and values asks of a stage behind the source."""
 
 
 class MicroBatch:
@@ -125,11 +43,15 @@ class MicroBatch:
         self.route: RouteKey = tuple((stage.device, stage.start, stage.stop) for stage in place.stages)
         self.pipeline = opened.pipeline
         self.queue: deque[Job] = deque()
-        """Runs that received frames ask for, in step order; at the source there are none."""
+        """Runs that received frames ask for, in step order; at the source only keys and values to be written."""
         self.first_slot = first_slot
         self.codec = CODEC_IDS[opened.codec]
         self.outgoing = Outgoing()
-        self.loop = TokenLoop(opened.rows, opened.chunk, shape.context, shape.vocab_size) if place.is_source else None
+        self.loop = (
+            TokenLoop(opened.rows, opened.chunk, shape.context, shape.vocab_size, _handover(opened, place, shape))
+            if place.is_source
+            else None
+        )
         self.answers = Answers(opened.epoch, self.outgoing) if place.is_source else None
         self.incoming = (
             None
@@ -141,6 +63,9 @@ class MicroBatch:
                 hidden_size=shape.hidden_size,
                 start_layer=place.layers.start,
                 codec=self.codec,
+                split_points=opened.split_points if place.index == 1 else (),
+                kv_elements=shape.kv_elements,
+                passes_on=bool(opened.split_points) and place.index > 1,
             )
         )
         self.previous_origin: bytes | None = None
@@ -158,9 +83,16 @@ class MicroBatch:
     def job_for_frame(self, frame: Frame, now: float) -> Job:
         """The run that an accepted frame asks for."""
         assert self.incoming is not None
+        if frame.kind in HANDING:
+            start, stop = frame.start_layer, frame.start_layer + 1
+            if frame.kind is not FrameKind.HANDED:
+                start, stop = self.incoming.layers_of(frame)
+            return self._handing(frame, _HANDS[frame.kind], LayerRange(start, stop), now)
+        layers = LayerRange(frame.start_layer, self.place.layers.stop)
         return self._job(
             frame,
-            self.incoming.idle_position,
+            layers,
+            lambda row: self._idle_behind(row, layers.start),
             now,
             payload=frame.payload,
             codec=frame.codec,
@@ -169,21 +101,89 @@ class MicroBatch:
             held_us=frame.held_us,
         )
 
+    def _idle_behind(self, row: int, start_layer: int) -> int:
+        assert self.incoming is not None
+        position = self.incoming.idle_position(row, start_layer)
+        return IDLE if position is None else position
+
+    def _handing(self, frame: Frame, hands: Hands, layers: LayerRange, arrived_s: float) -> Job:
+        """What a frame of keys and values asks for."""
+        return Job(
+            kind=frame.kind,
+            micro_batch=self.id,
+            epoch=self.epoch,
+            step=frame.step,
+            rows=frame.rows,
+            sample=False,
+            layers=layers,
+            first_slot=self.first_slot,
+            positions=tuple(ref.position for ref in frame.rows),
+            active=(),
+            payload=frame.payload,
+            codec=frame.codec,
+            shape=frame.shape,
+            answered=frame.answered,
+            held_us=frame.held_us,
+            arrived_s=arrived_s,
+            hands=hands,
+        )
+
+    def job_for_slice(self, following: NextFrame, since_s: float) -> Job:
+        """At the source: read what is to be given; of what is to be taken only the question goes."""
+        assert self.loop is not None
+        taken = following.slice
+        assert taken is not None
+        frame = Frame(
+            taken.kind,
+            self.id,
+            self.epoch,
+            following.step,
+            taken.rows,
+            start_layer=taken.layers.start,
+            codec=taken.codec,
+            shape=taken.shape,
+            answered=self.loop.answered,
+        )
+        return self._handing(frame, Hands.READ if taken.kind is FrameKind.GIVE else Hands.PASS, taken.layers, since_s)
+
+    def job_to_write(self, taken: Slice, frame: Frame, now: float) -> Job:
+        """At the source: write what has come."""
+        return self._handing(frame, Hands.WRITE, taken.layers, now)
+
     def job_for_next(self, following: NextFrame, since_s: float) -> Job:
         """The run of the source's own layers for the next frame of its token loop, which could have gone earlier."""
         assert self.loop is not None
-        idle = {session.row: session.position for session in self.loop.running()}
+        if following.slice is not None:
+            return self.job_for_slice(following, since_s)
+        layers = LayerRange(0, following.split or self.place.layers.stop)
         return self._job(
             following,
-            lambda row: idle.get(row, 0),
+            layers,
+            self._idle_here(layers),
             since_s,
             tokens=following.tokens,
             shape=(len(following.rows), len(following.tokens[0]), self._hidden_size),
             answered=self.loop.answered,
         )
 
+    def _idle_here(self, layers: LayerRange) -> Callable[[int], int]:
+        assert self.loop is not None
+        idle = {session.row: session.position for session in self.loop.running()}
+        handover = self.loop.handover
+
+        def position(row: int) -> int:
+            at = idle.get(row, 0)
+            return at if handover is None or handover.has_room_for_dummy(row, layers.stop, at) else IDLE
+
+        return position
+
     def _job(
-        self, frame: Frame | NextFrame, idle_position: Callable[[int], int], arrived_s: float, **given: Any
+        self,
+        frame: Frame | NextFrame,
+        layers: LayerRange,
+        idle_position: Callable[[int], int],
+        arrived_s: float,
+        **given: Any,
     ) -> Job:
         """What the runs of a received and of the source's own frame have in common; `given` is the rest."""
         self._open_rows(frame.openings)
@@ -196,7 +196,7 @@ class MicroBatch:
             step=frame.step,
             rows=frame.rows,
             sample=frame.sample,
-            layers=self.place.layers,
+            layers=layers,
             first_slot=self.first_slot + first,
             positions=positions,
             active=active,
@@ -219,6 +219,8 @@ class MicroBatch:
     def frame_after(self, job: Job, outcome: Outcome, now: float) -> Frame:
         """The frame that carries an outcome to the next stage, or the last stage's answer to the source."""
         held_us = 0 if self.place.is_source else job.held_us + round((now - job.arrived_s) * 1e6)
+        if job.hands is not None:
+            return self._frame_after_handing(job, outcome, held_us, now)
         if self.place.is_last:
             return Frame(
                 kind=FrameKind.ANSWER,
@@ -239,7 +241,7 @@ class MicroBatch:
             step=job.step,
             rows=job.rows,
             sample=job.sample,
-            start_layer=self.place.layers.stop,
+            start_layer=job.layers.stop,
             codec=self.codec,
             shape=outcome.shape,
             answered=job.answered,
@@ -248,6 +250,37 @@ class MicroBatch:
             payload=outcome.payload,
             openings=job.openings,
         )
+
+    def _frame_after_handing(self, job: Job, outcome: Outcome, held_us: int, now: float) -> Frame:
+        asks = self.place.is_source
+        payload = codec.encode_refusal(refusal_of(outcome)) if outcome.refused else outcome.payload
+        has_shape = asks or bool(outcome.shape[0])
+        return Frame(
+            kind=job.kind if asks else FrameKind.HANDED,
+            micro_batch=self.id,
+            epoch=self.epoch,
+            step=job.step,
+            rows=job.rows,
+            start_layer=job.layers.start,
+            codec=job.codec if has_shape else CodecId.NONE,
+            shape=job.shape if has_shape else (0, 0, 0),
+            answered=job.answered,
+            held_us=held_us,
+            sent_ns=round(now * 1e9),
+            payload=payload,
+        )
+
+
+def refusal_of(outcome: Outcome) -> FrameRefused:
+    """Why keys and values do not change hands, as it travels."""
+    return FrameRefused(RefusalReason.COMPUTE, outcome.refused[: codec.MAX_DETAIL])
+
+
+def _handover(opened: OpenMicroBatch, place: Place, shape: ModelShape) -> Handover | None:
+    if not opened.split_points:
+        return None
+    terms = Terms(opened.micro_batch, opened.rows, place.split, opened.split_points, shape.kv_elements, shape.kv_codec)
+    return Handover(terms)
 
 
 def _covering(
@@ -261,28 +294,3 @@ def _covering(
     held = {ref.row: ref.position for ref in rows}
     positions = tuple(held[row] if row in held else idle_position(row) for row in range(first, rows[-1].row + 1))
     return first, positions, tuple(ref.row - first for ref in rows)
-
-
-class SlotRanges:
-    """Which slots of the KV pool are reserved: contiguous ranges, first fit."""
-
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._reserved: dict[int, range] = {}
-
-    def reserve(self, micro_batch: int, rows: int) -> int:
-        """First slot of a free range of `rows` slots. Raises AgentError when there is none."""
-        first = 0
-        for taken in sorted(self._reserved.values(), key=lambda taken: taken.start):
-            if first + rows <= taken.start:
-                break
-            first = taken.stop
-        if first + rows > self._slots:
-            raise AgentError(
-                f"no {rows} contiguous slots free for micro-batch {micro_batch}, the pool has {self._slots}"
-            )
-        self._reserved[micro_batch] = range(first, first + rows)
-        return first
-
-    def release(self, micro_batch: int) -> None:
-        self._reserved.pop(micro_batch, None)

@@ -69,6 +69,8 @@ class ResidentModel:
             request.context,
             executor.resident,
             executor.spec.vocab_size,
+            2 * executor.spec.num_kv_heads * executor.spec.head_dim,
+            codec.CODEC_IDS[executor.kv_type],
         )
 
     def has(self, request: Load) -> bool:

@@ -10,7 +10,8 @@ Rules
    in chunks short enough that a token which meets one on every stage is late by a round at most. While none decodes,
    chunks are as long as the micro-batch allows.
 5. Of two prompts the one whose first token is due first gets the chunk.
-6. Pipelines: without bubbles a micro-batch's next step goes when its token is back. With bubbles it waits until the
+6. A slice of keys and values is due when the one before it was done: it takes next to no time here.
+7. Pipelines: without bubbles a micro-batch's next step goes when its token is back. With bubbles it waits until the
    tokens of all micro-batches of its route are back; sequentially one step of the route is under way at a time.
 """
 
@@ -23,7 +24,7 @@ from typing import NamedTuple
 from agent.effects import Job
 from agent.micro_batch import MicroBatch, RouteKey
 from agent.token_loop import TokenLoop, smoothed
-from agent.wire.codec import MAX_TOKENS_PER_ROW, FrameKind
+from agent.wire.codec import HANDING, MAX_TOKENS_PER_ROW, FrameKind
 
 LEAST_CHUNK = 8
 """Tokens of the shortest chunk that a prompt is cut into to spare others: below, weights are streamed for too few."""
@@ -98,6 +99,9 @@ class Schedule:
                 since_s = micro_batch.loop.ready_since_s()
                 if since_s is not None and routes.may_decode(micro_batch):
                     choices.append(Choice(since_s, micro_batch.id, FrameKind.DECODE))
+                slice_since_s = micro_batch.loop.slice_since_s()
+                if slice_since_s is not None and routes.may_prefill(micro_batch):
+                    choices.append(Choice(slice_since_s, micro_batch.id, FrameKind.GIVE))
             choices += self._chunk(sources, routes, now)
         return min(choices, default=None)
 
@@ -153,6 +157,8 @@ class Schedule:
         loop = micro_batch.loop
         assert loop is not None
         since_s = choice.due_s
+        if choice.kind in HANDING:
+            return micro_batch.job_for_next(loop.take_slice(now), since_s)
         if choice.kind is FrameKind.DECODE:
             self._has_gone(micro_batch, micro_batches.values())
             frame = loop.take_decode(now, since_s)

@@ -17,7 +17,15 @@ from enum import Enum
 from agent.compute.sampling import CannotSample, check_params
 from agent.errors import AgentError
 from agent.wire.codec import Answered
-from agent.wire.messages import EndReason, FromSource, OpenSession, SessionEnded, SessionFailed, TokenEvent
+from agent.wire.messages import (
+    EndReason,
+    FromSource,
+    OpenSession,
+    SessionEnded,
+    SessionFailed,
+    SessionMoved,
+    TokenEvent,
+)
 
 MAX_PATIENCE_S = 86_400.0
 MAX_LOGIT_BIASES = 300
@@ -111,9 +119,21 @@ class Session:
     state: SessionState = SessionState.PREFILL
     position: int = 0
     """Tokens sent into the pipeline so far."""
+    split: int = 0
+    """Where its hidden states leave the source, if the route may be cut elsewhere."""
     tokens: list[int] = field(default_factory=list)
     events: list[FromSource] = field(default_factory=list)
     """Everything reported to the coordinator, for ResumeEvents."""
+
+    def moved(self, split: int) -> list[FromSource]:
+        """From its next token on its hidden states leave after another layer; also reported of its first one."""
+        self.split = split
+        return self._report(SessionMoved(self.opened.session, self.position, split))
+
+    @property
+    def is_decoding(self) -> bool:
+        """All of its prompt has been sent."""
+        return self.state in (SessionState.WAITING, SessionState.READY)
 
     @property
     def has_ended(self) -> bool:

@@ -14,16 +14,21 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agent.compute.kernels import crc32c
 from agent.device.telemetry import TelemetryRecorder
-from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Outcome, Reply, Send
+from agent.effects import Effect, Emit, Hands, Job, Notify, Outcome, Reply, Send
 from agent.errors import AgentError, AnswerTimeout, FrameRefused, RefusalReason, UnknownMicroBatch
-from agent.micro_batch import MicroBatch, ModelShape, SlotRanges, place_of
+from agent.handover import MoveLate
+from agent.micro_batch import MicroBatch, refusal_of
+from agent.neighbours import Neighbours
+from agent.place import ModelShape, SlotRanges, place_of
 from agent.schedule import Schedule
 from agent.sessions import SessionState
 from agent.token_loop import TokenLoop
 from agent.wire import codec
-from agent.wire.codec import Buffer, Frame, FrameKind
+from agent.wire.codec import HANDING, Buffer, CodecId, Frame, FrameKind
 from agent.wire.hop import Verdict
 from agent.wire.messages import (
     COORDINATOR_SILENCE_S,
@@ -34,8 +39,8 @@ from agent.wire.messages import (
     OpenMicroBatch,
     OpenSession,
     SessionFailed,
+    SplitKept,
 )
-from agent.wire.round_trip import PING_INTERVAL_S, RoundTrip
 
 
 class Stage:
@@ -48,10 +53,8 @@ class Stage:
         self._slots = SlotRanges(shape.slots)
         self._micro_batches: dict[int, MicroBatch] = {}
         self._schedule = Schedule()
-        self._peers: dict[str, Connect] = {}
-        self._round_trips: dict[str, RoundTrip] = {}
+        self._neighbours = Neighbours(telemetry, now)
         self._coordinator_heard_s = now
-        self._pinged_s = now
 
     # --- micro-batches ---
 
@@ -69,7 +72,7 @@ class Stage:
         micro_batch = MicroBatch(opened, place, self._shape, first_slot)
         self._micro_batches[opened.micro_batch] = micro_batch
         if not micro_batch.is_solo:
-            effects += self._connect(place.next.device, place.next.endpoint, place.next.key)
+            effects += self._neighbours.connect(place.next.device, place.next.endpoint, place.next.key)
         return [*effects, Notify(MicroBatchOpened(opened.micro_batch, opened.epoch))]
 
     def close_micro_batch(self, number: int) -> list[Effect]:
@@ -87,21 +90,11 @@ class Stage:
         self._schedule.forget(micro_batch)
         self._slots.release(micro_batch.id)
         effects = self._cancel_all(micro_batch)
+        effects += self._give_up_move(micro_batch, UnknownMicroBatch(f"micro-batch {micro_batch.id} is closed"))
         peer = micro_batch.place.next.device
-        still_needed = any(other.place.next.device == peer for other in self._micro_batches.values())
-        if not still_needed and self._peers.pop(peer, None) is not None:
-            del self._round_trips[peer]
-            effects.append(Disconnect(peer))
+        if not any(other.place.next.device == peer for other in self._micro_batches.values()):
+            effects += self._neighbours.leave(peer)
         return effects
-
-    def _connect(self, peer: str, endpoint: str, key: str) -> list[Effect]:
-        connect = Connect(peer, endpoint, key)
-        if self._peers.get(peer) == connect:
-            return []
-        effects: list[Effect] = [Disconnect(peer)] if peer in self._peers else []
-        self._peers[peer] = connect
-        self._round_trips[peer] = RoundTrip()
-        return [*effects, connect]
 
     # --- sessions at the source ---
 
@@ -126,6 +119,28 @@ class Stage:
                 micro_batch.loop.retire(session)
                 return _emit(events)
         return []
+
+    def move_split(self, number: int, split: int, now: float) -> list[Effect]:
+        """Begin to let the source's part of a route end elsewhere. What becomes of it is told in the end."""
+        micro_batch = self._micro_batches.get(number)
+        handover = None if micro_batch is None or micro_batch.loop is None else micro_batch.loop.handover
+        try:
+            if micro_batch is None or micro_batch.loop is None or handover is None:
+                raise UnknownMicroBatch(f"micro-batch {number} has no split point that {self._device} could move")
+            if micro_batch.broken is not None:
+                raise UnknownMicroBatch(f"micro-batch {number} is broken: {micro_batch.broken}")
+            before = handover.split if handover.is_moving else split
+            handover.begin(split, micro_batch.loop.running(), now)
+        except AgentError as problem:
+            return [Emit(SplitKept(number, split, problem.code, f"{self._device}: {problem}"))]
+        effects: list[Effect] = []
+        if before != split:
+            effects.append(Emit(SplitKept(number, before, "superseded", f"{self._device}: moves to {split} instead")))
+        return effects + _emit(micro_batch.loop.news(now))
+
+    def _give_up_move(self, micro_batch: MicroBatch, problem: AgentError) -> list[Effect]:
+        handover = None if micro_batch.loop is None else micro_batch.loop.handover
+        return [Emit(handover.give_up(problem))] if handover is not None and handover.is_moving else []
 
     def resume_events(self, name: str, index: int) -> list[Effect]:
         found = [
@@ -163,8 +178,13 @@ class Stage:
     def on_frame(self, origin: bytes, device: str, frame: Frame, now: float) -> list[Effect]:
         try:
             match frame.kind:
-                case FrameKind.PREFILL | FrameKind.DECODE:
-                    return self._on_hidden_states(origin, device, frame, now)
+                case FrameKind.PREFILL | FrameKind.DECODE | FrameKind.GIVE | FrameKind.TAKE:
+                    return self._on_work(origin, device, frame, now)
+                case FrameKind.HANDED:
+                    # Stages between pass it on; at the source it is an answer.
+                    if self._find(frame).loop is None:
+                        return self._on_work(origin, device, frame, now)
+                    return self._on_answer(device, frame, now)
                 case FrameKind.ANSWER:
                     return self._on_answer(device, frame, now)
                 case FrameKind.PING | FrameKind.PROBE:
@@ -173,12 +193,12 @@ class Stage:
         except FrameRefused as refused:
             return self._refuse(origin, frame, refused)
 
-    def _on_hidden_states(self, origin: bytes, device: str, frame: Frame, now: float) -> list[Effect]:
+    def _on_work(self, origin: bytes, device: str, frame: Frame, now: float) -> list[Effect]:
         micro_batch = self._find(frame)
         if micro_batch.incoming is None or device != micro_batch.place.previous.device:
             raise FrameRefused(RefusalReason.PEER, f"{device} is not the stage before {self._device}")
         micro_batch.previous_origin = origin
-        if frame.shape[1] > micro_batch.chunk:
+        if frame.shape[1] > micro_batch.chunk and frame.kind not in HANDING:
             # There is memory for what was agreed on, in the buffers and for the frames that are kept.
             raise FrameRefused(RefusalReason.SHAPE, f"chunk of {frame.shape[1]} tokens, at most {micro_batch.chunk}")
         verdict = micro_batch.incoming.accept(frame, now)
@@ -196,6 +216,8 @@ class Stage:
         loop = micro_batch.loop
         if loop is None or micro_batch.answers is None or device != micro_batch.place.previous.device:
             raise FrameRefused(RefusalReason.PEER, f"{device} does not answer to {self._device}")
+        if frame.kind is FrameKind.HANDED:
+            return self._on_handed(micro_batch, frame, now)
         answers = codec.decode_answers(frame.payload)
         if loop.is_in_flight(frame.step) and len(answers) != loop.rows_in_flight(frame.step):
             raise FrameRefused(RefusalReason.ROW, f"{len(answers)} answers to {loop.rows_in_flight(frame.step)} rows")
@@ -206,6 +228,36 @@ class Stage:
             in_wires_s = now - micro_batch.sent_s[frame.step] - frame.held_us / 1e6
             self._telemetry.observe("decode_wire_seconds", max(0.0, in_wires_s))
         return self._answered(micro_batch, frame.step, answers, now)
+
+    def _on_handed(self, micro_batch: MicroBatch, frame: Frame, now: float) -> list[Effect]:
+        """A slice has been given, or comes; or one of the two devices could not do its part."""
+        loop, handover = micro_batch.loop, micro_batch.loop.handover if micro_batch.loop else None
+        assert loop is not None
+        assert micro_batch.answers is not None
+        refused = codec.decode_refusal(frame.payload) if frame.codec is CodecId.NONE and len(frame.payload) else None
+        if micro_batch.answers.accept(frame, now) is Verdict.DUPLICATE:
+            self._telemetry.add("duplicates_dropped")
+            return []
+        assert handover is not None
+        assert handover.under_way is not None, "the question was kept"
+        handover.timed(now - loop.sent_s(frame.step) - frame.held_us / 1e6)
+        effects = self._answered(micro_batch, frame.step, (), now)
+        if refused is not None:
+            return effects + self._split_kept(handover.refused(f"{micro_batch.place.next.device}: {refused.detail}"))
+        if handover.under_way.kind is FrameKind.TAKE:
+            micro_batch.queue.append(micro_batch.job_to_write(handover.under_way, frame, now))
+            return effects
+        return effects + self._arrived(micro_batch, now)
+
+    def _arrived(self, micro_batch: MicroBatch, now: float) -> list[Effect]:
+        assert micro_batch.loop is not None
+        assert micro_batch.loop.handover is not None
+        micro_batch.loop.handover.arrived(micro_batch.loop.running(), now)
+        return _emit(micro_batch.loop.news(now))
+
+    @staticmethod
+    def _split_kept(kept: SplitKept | None) -> list[Effect]:
+        return [] if kept is None else [Emit(kept)]
 
     def _answered(
         self, micro_batch: MicroBatch, step: int, answers: tuple[codec.Answered, ...], now: float
@@ -220,7 +272,7 @@ class Stage:
         events = loop.answer(step, answers, now)
         for other in self._sources():
             other.has_heard(sent_s, now)
-        return _emit(events)
+        return _emit([*events, *loop.news(now)])
 
     def _sources(self) -> list[TokenLoop]:
         """Of all micro-batches that begin here and work."""
@@ -249,6 +301,8 @@ class Stage:
 
     def on_computed(self, job: Job, outcome: Outcome, now: float) -> list[Effect]:
         """The worker has run a job."""
+        if job.hands is not None:
+            return self._on_hands(job, outcome, now)
         compute_s, wait_s = outcome.finished_s - outcome.started_s, max(0.0, outcome.started_s - job.arrived_s)
         if job.kind is FrameKind.DECODE:
             self._telemetry.observe("decode_compute_seconds", compute_s)
@@ -272,9 +326,29 @@ class Stage:
         if job.kind is FrameKind.DECODE and not micro_batch.place.is_source:
             self._telemetry.observe("decode_held_seconds", now - job.arrived_s)
         effects: list[Effect] = [Send(micro_batch.place.next.device, frame)]
-        if micro_batch.place.is_source:
+        if micro_batch.loop is not None:
             micro_batch.sent_s[job.step] = now
+            effects += _emit(micro_batch.loop.news(now))
         return effects
+
+    def _on_hands(self, job: Job, outcome: Outcome, now: float) -> list[Effect]:
+        """Keys and values have been read, written, or are to be passed on."""
+        micro_batch = self._micro_batch_of(job)
+        if micro_batch is None:
+            return []
+        if micro_batch.loop is not None and outcome.refused and job.hands is Hands.READ:
+            return self._break(micro_batch, job.step, refusal_of(outcome))
+        if micro_batch.loop is not None and job.hands is Hands.WRITE:
+            handover = micro_batch.loop.handover
+            assert handover is not None
+            if outcome.refused:
+                return self._split_kept(handover.refused(f"{self._device}: {outcome.refused}"))
+            return self._arrived(micro_batch, now)
+        frame = micro_batch.frame_after(job, outcome, now)
+        micro_batch.outgoing.keep(frame, now)
+        if micro_batch.loop is not None:
+            micro_batch.sent_s[job.step] = now
+        return [Send(micro_batch.place.next.device, frame)]
 
     def on_compute_failed(self, job: Job, problem: Exception) -> list[Effect]:
         """The executor refused or failed a job: as if the frame had been refused."""
@@ -300,9 +374,7 @@ class Stage:
             self._telemetry.refused(refused.reason)
             return []
         if frame.kind is FrameKind.PONG:
-            now_ns = round(now * 1e9)
-            if peer in self._round_trips and self._round_trips[peer].received(frame.sent_ns, now_ns):
-                self._telemetry.round_trip(peer, self._round_trips[peer])
+            self._neighbours.on_pong(peer, frame.sent_ns, now)
             return []
         if frame.kind is not FrameKind.REFUSAL:
             self._telemetry.refused(RefusalReason.HEADER)
@@ -339,6 +411,7 @@ class Stage:
         for session in micro_batch.loop.running():
             effects += _emit(session.fail(problem.code, str(problem)))
             micro_batch.loop.retire(session)
+        effects += self._give_up_move(micro_batch, problem)
         return [*effects, Notify(Failed("micro-batch", problem.code, f"{self._device}: {problem}", micro_batch.id))]
 
     def on_connected(self, peer: str) -> list[Effect]:
@@ -366,15 +439,22 @@ class Stage:
             except AnswerTimeout as late:
                 hop = f"{self._device} → {micro_batch.place.next.device}"
                 effects += self._break(micro_batch, 0, AnswerTimeout(f"{hop}: {late}"))
-        if now - self._pinged_s >= PING_INTERVAL_S:
-            self._pinged_s = now
-            # A ping behind hidden states would measure the peer's computing, not the hop.
-            busy = {m.place.next.device for m in self._micro_batches.values() if m.sent_s}
-            for peer in sorted(self._peers.keys() - busy):
-                self._round_trips[peer].sent(round(now * 1e9))
-                effects.append(Send(peer, Frame(FrameKind.PING, 0, 0, 0, sent_ns=round(now * 1e9))))
-        return effects
+            effects += self._move_on_time(micro_batch, now)
+        # A ping behind hidden states would measure the peer's computing, not the hop.
+        busy = {m.place.next.device for m in self._micro_batches.values() if m.sent_s}
+        return effects + self._neighbours.ping(busy, now)
+
+    def _move_on_time(self, micro_batch: MicroBatch, now: float) -> list[Effect]:
+        assert micro_batch.loop is not None
+        handover = micro_batch.loop.handover
+        if handover is None:
+            return []
+        try:
+            handover.check_late(micro_batch.loop.running(), now)
+        except MoveLate as late:
+            return self._give_up_move(micro_batch, late)
+        return _emit(micro_batch.loop.news(now))
 
 
-def _emit(events: list[FromSource]) -> list[Effect]:
+def _emit(events: Sequence[FromSource]) -> list[Effect]:
     return [Emit(event) for event in events]

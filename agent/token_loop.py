@@ -12,11 +12,12 @@ Rules
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.errors import AgentError, AnswerTimeout
+from agent.handover import Handover, Slice
 from agent.sessions import Session, SessionState, check_session
 from agent.wire.codec import Answered, FrameKind, RowRef
 from agent.wire.messages import FromSource, Opening, OpenSession
@@ -51,6 +52,10 @@ class NextFrame:
     tokens: tuple[tuple[int, ...], ...]
     sample: bool
     openings: tuple[Opening, ...]
+    split: int = 0
+    """Where its rows are cut, if that may change."""
+    slice: Slice | None = None
+    """Of keys and values, in place of tokens."""
 
 
 @dataclass(slots=True)
@@ -65,7 +70,7 @@ class _InFlight:
 
     @property
     def tokens(self) -> int:
-        return max(len(row) for row in self.frame.tokens)
+        return max((len(row) for row in self.frame.tokens), default=1)
 
 
 class UnderWay(NamedTuple):
@@ -82,7 +87,10 @@ class _Standing:
 
     prompts: tuple[Session, ...]
     ready: tuple[Session, ...]
+    """Those of them that would go in one frame: they are cut at the same layer."""
     ready_since_s: float | None
+    waits: bool
+    """Others are ready, but wait for the split to move."""
     decode: _InFlight | None
     chunks: int
     """Under way, as is `decode`."""
@@ -91,7 +99,10 @@ class _Standing:
 class TokenLoop:
     """Rows, sessions and steps of one micro-batch at its source."""
 
-    def __init__(self, rows: int, chunk: int, context: int, vocab_size: int) -> None:
+    def __init__(self, rows: int, chunk: int, context: int, vocab_size: int, handover: Handover | None = None) -> None:
+        """`handover` where the route's first split point may move."""
+        self._handover = handover
+        self._news: list[FromSource] = []
         self._rows: list[Session | None] = [None] * rows
         self._generations = [0] * rows
         self._chunk = chunk
@@ -179,7 +190,7 @@ class TokenLoop:
         standing = self._standing()
         if standing.decode is not None:
             return now - standing.decode.sent_s <= max(STALLED_S, STALLED_ROUNDS * self._usual_round_s)
-        return bool(standing.ready)
+        return bool(standing.ready) or standing.waits
 
     def next_prompt(self, s_per_token: float = 0.0) -> Session | None:
         """Of the sessions with a prompt still to be sent the one that is due first, if a token of a prompt takes so
@@ -189,19 +200,36 @@ class TokenLoop:
             return None
         return min(standing.prompts, key=lambda session: (session.due_s(s_per_token), session.row))
 
+    def slice_since_s(self) -> float | None:
+        """Since when a slice of keys and values could go, None while none is needed."""
+        return self._handover.wanted_since_s(self.running()) if self._handover is not None else None
+
     def _standing(self) -> _Standing:
         if self._known is None:
             running = self.running()
-            ready = tuple(session for session in running if session.state is SessionState.READY)
+            ready, waits = self._next_ready(running)
             under_way = self._in_flight.values()
             self._known = _Standing(
                 prompts=tuple(session for session in running if session.state is SessionState.PREFILL),
                 ready=ready,
                 ready_since_s=min((session.ready_s for session in ready), default=None),
+                waits=waits,
                 decode=next((sent for sent in under_way if sent.frame.kind is FrameKind.DECODE), None),
                 chunks=sum(sent.frame.kind is FrameKind.PREFILL for sent in under_way),
             )
         return self._known
+
+    def _next_ready(self, running: list[Session]) -> tuple[tuple[Session, ...], bool]:
+        """Rows of the next decode frame, and whether others are ready but wait for the split to move."""
+        ready = tuple(session for session in running if session.state is SessionState.READY)
+        handover = self._handover
+        if handover is None or not ready:
+            return ready, False
+        going = [session for session in ready if not handover.waits(session, running)]
+        splits = {session.row: handover.next_split(session, running) for session in going}
+        first = min(going, key=lambda session: (session.ready_s, session.row), default=None)
+        group = tuple(s for s in going if first is not None and splits[s.row] == splits[first.row])
+        return group, len(going) < len(ready)
 
     # --- what goes ---
 
@@ -211,8 +239,10 @@ class TokenLoop:
         ref = RowRef(session.row, session.generation, session.position)
         opening = Opening(session.row, session.generation, session.opened.sampling)
         openings = (opening,) if session.position == 0 else ()
+        self._cut([session])
         tokens, last = session.next_chunk(min(most_tokens, self._chunk))
-        frame = NextFrame(FrameKind.PREFILL, self._step, (ref,), (tokens,), last, openings)
+        self._has_gone([session])
+        frame = NextFrame(FrameKind.PREFILL, self._step, (ref,), (tokens,), last, openings, session.split)
         return self._take(_InFlight(frame, (session,), since_s, now, now))
 
     def take_decode(self, now: float, since_s: float) -> NextFrame:
@@ -221,10 +251,38 @@ class TokenLoop:
         assert ready, "no decode frame may go"
         assert not self.is_decoding, "one is under way"
         rows = tuple(RowRef(s.row, s.generation, s.position) for s in ready)
+        self._cut(ready)
         tokens = tuple((s.next_token(),) for s in ready)
-        return self._take(
-            _InFlight(NextFrame(FrameKind.DECODE, self._step, rows, tokens, True, ()), ready, since_s, now, now)
-        )
+        self._has_gone(ready)
+        frame = NextFrame(FrameKind.DECODE, self._step, rows, tokens, True, (), ready[0].split)
+        return self._take(_InFlight(frame, ready, since_s, now, now))
+
+    def take_slice(self, now: float) -> NextFrame:
+        """The next slice of keys and values; it counts as in flight from now on."""
+        assert self._handover is not None, "nothing changes hands here"
+        since_s = self.slice_since_s()
+        assert since_s is not None, "no slice may go"
+        taken = self._handover.take(self.running())
+        frame = NextFrame(taken.kind, self._step, taken.rows, (), False, (), slice=taken)
+        return self._take(_InFlight(frame, (), since_s, now, now))
+
+    def _cut(self, sessions: Sequence[Session]) -> None:
+        """Their next tokens are about to go: say where they are cut from now on, where that is news."""
+        handover = self._handover
+        if handover is None:
+            return
+        running = self.running()
+        splits = [handover.next_split(session, running) for session in sessions]
+        for session, split in zip(sessions, splits, strict=True):
+            if session.position == 0:
+                handover.opened(session.row)
+            if session.position == 0 or split != session.split:
+                self._news += session.moved(split)
+
+    def _has_gone(self, sessions: Sequence[Session]) -> None:
+        if self._handover is not None:
+            for session in sessions:
+                self._handover.ran(session)
 
     def _take(self, taken: _InFlight) -> NextFrame:
         self._known = None
@@ -238,6 +296,8 @@ class TokenLoop:
         self._known = None
         self.answered = step
         waited_s = now - sent.heard_s
+        if sent.frame.slice is not None:
+            return []
         if sent.frame.kind is FrameKind.DECODE:
             self._slowest_round_s = max(self._slowest_round_s, waited_s)
             self._usual_round_s = smoothed(self._usual_round_s, now - sent.sent_s)
@@ -269,6 +329,20 @@ class TokenLoop:
     def kind(self, step: int) -> FrameKind:
         return self._in_flight[step].frame.kind
 
+    # --- a split point that moves ---
+
+    @property
+    def handover(self) -> Handover | None:
+        """Whoever gets it may change what could go."""
+        self._known = None
+        return self._handover
+
+    def news(self, now: float) -> list[FromSource]:
+        """What has become of a move, and where sessions are cut since it was last asked."""
+        news, self._news = self._news, []
+        done = None if self._handover is None else self._handover.finished(self.running(), now)
+        return news if done is None else [*news, done]
+
     # --- lateness ---
 
     def sent_s(self, step: int) -> float:
@@ -288,7 +362,7 @@ class TokenLoop:
 
     def _patience_s(self, sent: _InFlight) -> float:
         expected_s = 2 * self._slowest_s_per_token * sent.tokens
-        if sent.frame.kind is FrameKind.DECODE:
+        if sent.frame.kind is not FrameKind.PREFILL:
             expected_s = max(expected_s, 2 * self._slowest_round_s)
         return ANSWER_LATE_S + (expected_s or FIRST_ANSWER_S)
 

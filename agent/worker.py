@@ -11,7 +11,7 @@ import math
 import sys
 import time
 
-from agent import step
+from agent import handing, step
 from agent.compute import kernels
 from agent.config import AgentConfig
 from agent.device.sensors.host import has_nvidia_device
@@ -19,7 +19,7 @@ from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Send
 from agent.errors import BadMessage, ConfigError
 from agent.link_probe import LinkProbe
-from agent.micro_batch import NOTHING_LOADED
+from agent.place import NOTHING_LOADED
 from agent.resident_model import ResidentModel
 from agent.stage import Stage
 from agent.wire import codec, messages
@@ -177,6 +177,8 @@ class Worker:
                 self._perform(self._stage.cancel_session(session))
             case messages.ResumeEvents(session, index):
                 self._perform(self._stage.resume_events(session, index))
+            case messages.MoveSplit(number, split):
+                self._perform(self._stage.move_split(number, split, now))
 
     def _on_request(self, message: messages.ToAgent | Stop) -> None:
         """A request of the coordinator that the supervisor passed on, or the supervisor's own."""
@@ -278,7 +280,8 @@ class Worker:
         if job.outgoing is CodecId.NONE or job.kind is FrameKind.PREFILL:
             self._emit()
         try:
-            outcome = step.run(job, executor, time.monotonic)
+            run = step.run if job.hands is None else handing.run
+            outcome = run(job, executor, time.monotonic)
         except Exception as problem:  # whatever the runtime raises costs this micro-batch, not the process
             logger.exception("run_failed", extra={"micro_batch": job.micro_batch, "step": job.step})
             self._perform(self._stage.on_compute_failed(job, problem))

@@ -20,7 +20,7 @@ from agent.config import AgentConfig
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Emit
 from agent.loader import load_model
-from agent.micro_batch import ModelShape
+from agent.place import ModelShape
 from agent.stage import Stage
 from agent.wire import messages
 from agent.wire.addresses import PeerKey, StageAddress

@@ -17,7 +17,7 @@ from agent.config import AgentConfig
 from agent.device.sensors.host import has_nvidia_device
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Effect, Emit, Notify
-from agent.micro_batch import ModelShape
+from agent.place import ModelShape
 from agent.stage import Stage
 from agent.wire.addresses import StageAddress
 from agent.wire.messages import (

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.compute.executor import IDLE, KvArray
 from planner.device_times import DeviceTimes
 from planner.model_spec import ModelSpec
 from planner.types import LayerRange
@@ -47,6 +48,7 @@ class EmulatedExecutor:
         self._times = times
         self._clock = clock
         self._sleep = sleep
+        self.kv_type: Literal["fp32", "fp16"] = "fp32"
         self._held = [0] * slots
         self._ran_until_s = 0.0
         """When the part before ended, for the next one of the same run: embedding, layers, head."""
@@ -71,9 +73,14 @@ class EmulatedExecutor:
     def forward(self, layers: LayerRange, hidden: Float32, slot: int, positions: Sequence[int]) -> Float32:
         """Takes the profiled time of `layers` for these rows or tokens; returns what came in."""
         began_s = self._ran_until_s if self._run_has == "embedding" else self._clock()
-        rows, tokens = self._checked(layers, hidden, slot, positions)
-        self._held[slot : slot + rows] = [position + tokens for position in positions]
-        layer_ms = self._times.prefill(tokens) if tokens > 1 else self._times.decode(rows, sum(positions) / rows)
+        _, tokens = self._checked(layers, hidden, slot, positions)
+        active = [position for position in positions if position != IDLE]
+        for row, position in enumerate(positions):
+            if position != IDLE:
+                self._held[slot + row] = position + tokens
+        layer_ms = (
+            self._times.prefill(tokens) if tokens > 1 else self._times.decode(len(active), sum(active) / len(active))
+        )
         self._run(began_s, self._times.stage_ms + len(layers) * layer_ms)
         self._run_has = "layers"
         return hidden
@@ -90,6 +97,23 @@ class EmulatedExecutor:
         self._run(began_s, self._times.head(rows))
         self._run_has = "nothing"
         return logits
+
+    def read_kv(self, layers: LayerRange, slot: int, start: int, stop: int) -> KvArray:
+        """As many bytes as there would be, all zero."""
+        self._check_kv(layers, slot, start, stop, self._held[slot] if 0 <= slot < self.slots else 0)
+        return np.zeros((len(layers), 2, self.spec.num_kv_heads, stop - start, self.spec.head_dim), np.float32)
+
+    def write_kv(self, layers: LayerRange, slot: int, start: int, values: KvArray) -> None:
+        """What comes is forgotten, but for its length."""
+        stop = start + (values.shape[3] if values.ndim == 5 else 0)
+        self._check_kv(layers, slot, start, stop, self.context)
+        self._held[slot] = max(self._held[slot], stop)
+
+    def _check_kv(self, layers: LayerRange, slot: int, start: int, stop: int, most: int) -> None:
+        if not any(resident.covers(layers) for resident in self.resident):
+            raise ValueError(f"keys and values of layers {layers}: they are not resident")
+        if not 0 <= slot < self.slots or not 0 <= start < stop <= most:
+            raise ValueError(f"keys and values of tokens {start} to {stop - 1} of slot {slot}: it has {most}")
 
     def saturated(self) -> int:
         return 0
@@ -119,6 +143,8 @@ class EmulatedExecutor:
         if slot < 0 or slot + rows > self.slots or len(positions) != rows:
             raise ValueError(f"{len(positions)} positions for slots {slot} to {slot + rows - 1} of {self.slots}")
         for row, position in enumerate(positions):
+            if position == IDLE:
+                continue
             if not 0 <= position <= self._held[slot + row] or position + tokens > self.context + 1:
                 raise ValueError(
                     f"slot {slot + row}: {tokens} tokens at position {position}; "

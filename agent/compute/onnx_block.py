@@ -110,7 +110,7 @@ class KvPool:
         self.layout = layout
         self.dtype = dtype
         self.device = device
-        self._memory: list[object] = []
+        self._memory: list[Any] = []
         self._addresses: list[tuple[str, str, int]] = []
         for layer in layers:
             for part in "kv":
@@ -128,6 +128,28 @@ class KvPool:
         value = device_value(self.layout.shape(self.layout.slots), self.dtype, self.device)
         self._memory.append(value)
         return int(value.data_ptr())
+
+    def read(self, layer: int, slot: int, start: int, stop: int, into: NDArray[Any]) -> None:
+        """Copy keys and values of a slot's tokens `start .. stop - 1` into `into` [2, kv heads, tokens, head size]."""
+        for part, memory in enumerate(self._of_layer(layer)):
+            pool = memory if isinstance(memory, np.ndarray) else memory.numpy()
+            into[part] = pool[slot, :, start:stop]
+
+    def write(self, layer: int, slot: int, start: int, values: NDArray[Any]) -> None:
+        """Copy keys and values [2, kv heads, tokens, head size] to a slot's tokens from `start` on.
+
+        Memory of a device goes to the host and back as a whole: ONNX Runtime copies no less.
+        """
+        for part, memory in enumerate(self._of_layer(layer)):
+            pool = memory if isinstance(memory, np.ndarray) else memory.numpy()
+            pool[slot, :, start : start + values.shape[2]] = values[part]
+            if pool is not memory:
+                memory.update_inplace(pool)
+
+    def _of_layer(self, layer: int) -> list[Any]:
+        """Keys and values of one layer, of all slots."""
+        first = 2 * (layer - self.layers.start)
+        return self._memory[first : first + 2]
 
     def bind(self, io: ort.IOBinding, slot: int, rows: int) -> None:
         """Bind the slots `slot .. slot + rows - 1` as past and present of every layer."""
@@ -153,6 +175,7 @@ class OnnxBlock:
 
     def __init__(self, number: int, session: ort.InferenceSession, graph: BlockGraph, memory: BlockMemory) -> None:
         self.layers = memory.pool.layers
+        self.pool = memory.pool
         self.source = number % 2
         """Which of the two hidden buffers this block reads."""
         self._session = session

@@ -6,14 +6,15 @@ before ONNX Runtime sees it. See ARCHITECTURE.md for blocks, slots and the bound
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.compute.executor import IDLE, KvArray
 from agent.compute.graph_writer import CPU_FEATURES, CUDA_FEATURES, GraphOptions, ProviderFeatures
 from agent.compute.kernels import round_to_boundary
 from agent.compute.kv_cache import KvLayout
@@ -58,8 +59,7 @@ class ExecutorSettings:
     boundary: BoundaryType = "fp16"
     session: SessionSettings = field(default_factory=lambda: SessionSettings(threads=1))
     cuts: tuple[int, ...] | None = None
-    """Layers at which blocks begin; None makes even blocks of at most `BLOCK_BYTES` on the CPU and cuts nothing
-    elsewhere."""
+    """Layers at which blocks have to begin. Between them they are even, of at most `BLOCK_BYTES`, on the CPU."""
 
 
 def _no_progress(done: int, total: int) -> None:
@@ -91,7 +91,9 @@ class OnnxExecutor:
         self._head = parts.head
         self._embedding = parts.embedding
         self._buffers = parts.buffers
-        self._held = np.zeros((len(self._blocks), settings.slots), np.int64)
+        self.kv_type: Literal["fp32", "fp16"] = "fp32" if settings.session.on_cpu else "fp16"
+        self._held = np.zeros((spec.num_layers, settings.slots), np.int64)
+        """Tokens of each slot in each layer."""
         self._paths: dict[LayerRange, tuple[int, int]] = {}
         self._saturated = 0
 
@@ -164,7 +166,9 @@ class OnnxExecutor:
     def forward(self, layers: LayerRange, hidden: Float32, slot: int, positions: Sequence[int]) -> Float32:
         """See `Executor.forward`; a position beyond what a slot holds is refused as well."""
         first, last = self._path(layers)
-        rows, tokens = self._checked(hidden, first, last, slot, positions)
+        rows, tokens = self._checked(hidden, layers, slot, positions)
+        if IDLE in positions:
+            return self._forward_around(layers, hidden, slot, positions)
         buffers = self._buffers
         # Attention takes a chunk in tiles, and a last tile of one token adds up otherwise than it would within a larger
         # one. A dummy behind the chunk, which the next run overwrites, makes that impossible: tiles are even.
@@ -175,11 +179,59 @@ class OnnxExecutor:
         buffers.total_len[0] = max(positions) + run_tokens
         blocks = self._blocks[first:last]
         buffers.put(hidden, blocks[0].source, run_tokens)
-        self._held[first:last, slot : slot + rows] = [position + tokens for position in positions]
+        self._held[layers.start : layers.stop, slot : slot + rows] = [position + tokens for position in positions]
         for block in blocks:
             self._saturated += block.run(slot, rows, run_tokens)
             self._saturated += round_to_boundary(views[1 - block.source], self.boundary)
         return views[1 - blocks[-1].source][:rows, :tokens]
+
+    def _forward_around(self, layers: LayerRange, hidden: Float32, slot: int, positions: Sequence[int]) -> Float32:
+        """A run with slots in it that must stay as they are: one after the other of its parts between them."""
+        result = np.zeros_like(hidden)
+        for first, last in runs_between(positions):
+            part = self.forward(layers, hidden[first:last], slot + first, positions[first:last])
+            result[first:last] = part
+        return result
+
+    def read_kv(self, layers: LayerRange, slot: int, start: int, stop: int) -> KvArray:
+        """See `Executor.read_kv`."""
+        pools = self._pools(layers, slot, start, stop, stop)
+        layout = pools[0].layout
+        values = np.empty((len(layers), 2, layout.kv_heads, stop - start, layout.head_dim), pools[0].dtype)
+        for layer, pool, into in zip(layers, pools, values, strict=True):
+            pool.read(layer, slot, start, stop, into)
+        return values
+
+    def write_kv(self, layers: LayerRange, slot: int, start: int, values: KvArray) -> None:
+        """See `Executor.write_kv`."""
+        stop = start + (values.shape[3] if values.ndim == 5 else 0)
+        pools = self._pools(layers, slot, start, stop, start)
+        layout = pools[0].layout
+        expected = (len(layers), 2, layout.kv_heads, stop - start, layout.head_dim)
+        if values.shape != expected or values.dtype != pools[0].dtype:
+            raise ValueError(
+                f"keys and values are {values.dtype} {values.shape}, expected {np.dtype(pools[0].dtype)} {expected}"
+            )
+        for layer, pool, part in zip(layers, pools, values, strict=True):
+            pool.write(layer, slot, start, part)
+        held = self._held[layers.start : layers.stop, slot]
+        np.maximum(held, stop, out=held)
+
+    def _pools(self, layers: LayerRange, slot: int, start: int, stop: int, needed: int) -> list[KvPool]:
+        """The pool of each layer; ValueError when tokens `start .. stop - 1` of a slot do not lie in one, or one holds
+        fewer than `needed`."""
+        if not any(resident.covers(layers) for resident in self.resident):
+            raise ValueError(f"keys and values of layers {layers}: {_listed(self.resident)} are resident")
+        if not 0 <= slot < self.slots or not 0 <= start < stop <= self.context:
+            raise ValueError(
+                f"keys and values of tokens {start} to {stop - 1} of slot {slot}: there are {self.slots} slots of "
+                f"{self.context} tokens"
+            )
+        held = int(self._held[layers.start : layers.stop, slot].min())
+        if needed > held:
+            raise ValueError(f"keys and values of {needed} tokens of slot {slot}: layers {layers} hold {held}")
+        by_layer = {layer: block.pool for block in self._blocks for layer in block.layers}
+        return [by_layer[layer] for layer in layers]
 
     def logits(self, hidden: Float32) -> Float32:
         """Hidden states [n, H] to fresh logits [n, V]."""
@@ -219,7 +271,7 @@ class OnnxExecutor:
         self._paths[layers] = (starts[layers.start], stops[layers.stop])
         return self._paths[layers]
 
-    def _checked(self, hidden: Float32, first: int, last: int, slot: int, positions: Sequence[int]) -> tuple[int, int]:
+    def _checked(self, hidden: Float32, layers: LayerRange, slot: int, positions: Sequence[int]) -> tuple[int, int]:
         """Rows and tokens of a run that may reach ONNX Runtime; ValueError otherwise."""
         if hidden.ndim != 3 or hidden.shape[2] != self.spec.hidden_size or hidden.dtype != np.float32:
             raise ValueError(
@@ -233,14 +285,22 @@ class OnnxExecutor:
         if len(positions) != rows:
             raise ValueError(f"{len(positions)} positions for {rows} rows")
         capacity = self.context + 1
-        held = self._held[first:last, slot : slot + rows].min(axis=0).tolist()
+        held = self._held[layers.start : layers.stop, slot : slot + rows].min(axis=0).tolist()
         for row, position in enumerate(positions):
+            if position == IDLE:
+                continue
             if not 0 <= position <= held[row] or position + tokens > capacity:
                 raise ValueError(
                     f"slot {slot + row}: {tokens} tokens at position {position}; "
                     f"the slot holds {held[row]} tokens and has room for {capacity}"
                 )
         return rows, tokens
+
+
+def runs_between(positions: Sequence[int]) -> list[tuple[int, int]]:
+    """Index ranges without an IDLE slot, the longest there are."""
+    edges = [-1, *(index for index, position in enumerate(positions) if position == IDLE), len(positions)]
+    return [(before + 1, after) for before, after in pairwise(edges) if before + 1 < after]
 
 
 def _open(graph: BlockGraph, settings: SessionSettings, weights: Weights) -> Any:
@@ -256,16 +316,15 @@ def _arrays(graph: BlockGraph, weights: Weights) -> Iterator[dict[str, NDArray[A
 
 
 def _cut(spec: ModelSpec, settings: ExecutorSettings) -> list[LayerRange]:
-    """Blocks of the resident ranges in order."""
+    """Blocks of the resident ranges in order: from each cut to the next, on the CPU in even parts if they are large."""
     most_layers = max(1, BLOCK_BYTES // layer_weight_bytes(spec, settings.quantization, settings.block_size))
     blocks: list[LayerRange] = []
     for resident in settings.resident:
-        inner: Iterable[int] = settings.cuts or ()
-        if settings.cuts is None and settings.session.on_cpu:
-            count = -(-len(resident) // most_layers)
-            inner = (resident.start + len(resident) * number // count for number in range(count))
-        edges = sorted({resident.start, resident.stop, *(cut for cut in inner if cut in resident)})
-        blocks += [LayerRange(start, stop) for start, stop in pairwise(edges)]
+        edges = sorted({resident.start, resident.stop, *(cut for cut in settings.cuts or () if cut in resident)})
+        for start, stop in pairwise(edges):
+            count = -(-(stop - start) // most_layers) if settings.session.on_cpu else 1
+            parts = [start + (stop - start) * number // count for number in range(count + 1)]
+            blocks += [LayerRange(first, last) for first, last in pairwise(parts)]
     return blocks
 
 

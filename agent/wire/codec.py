@@ -60,6 +60,16 @@ class FrameKind(IntEnum):
     PING = 5
     PONG = 6
     PROBE = 7
+    GIVE = 8
+    """Keys and values for the stage behind the source, which is to run the layers that they are of."""
+    TAKE = 9
+    """Asks it for those of layers that the source is to run."""
+    HANDED = 10
+    """What became of one of the two: from that stage on to the source, through the others."""
+
+
+HANDING = frozenset({FrameKind.GIVE, FrameKind.TAKE, FrameKind.HANDED})
+"""Kinds that carry keys and values; their shape is (rows, tokens per row, elements of all layers of a token)."""
 
 
 class CodecId(IntEnum):
@@ -70,6 +80,7 @@ class CodecId(IntEnum):
     FP16 = 2
     BF16 = 3
     INT8 = 4
+    INT4 = 5
 
 
 CODEC_IDS: dict[Codec, CodecId] = {
@@ -77,7 +88,10 @@ CODEC_IDS: dict[Codec, CodecId] = {
     "fp16": CodecId.FP16,
     "bf16": CodecId.BF16,
     "int8": CodecId.INT8,
+    "int4": CodecId.INT4,
 }
+INT4_GROUP = 32
+"""Elements of a token that share a scale in int4."""
 
 
 class RowRef(NamedTuple):
@@ -171,7 +185,8 @@ _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def payload_bytes(codec: CodecId, shape: tuple[int, int, int]) -> int:
-    """Exact payload length of hidden states; int8 carries one fp32 scale per token behind the elements."""
+    """Exact payload length of hidden states; int8 carries one fp32 scale per token behind the elements, int4
+    one fp16 scale for each 32 of them; two of its elements share a byte, and every token takes whole ones."""
     rows, tokens, hidden = shape
     elements = rows * tokens * hidden
     match codec:
@@ -181,6 +196,8 @@ def payload_bytes(codec: CodecId, shape: tuple[int, int, int]) -> int:
             return 2 * elements
         case CodecId.INT8:
             return elements + 4 * rows * tokens
+        case CodecId.INT4:
+            return rows * tokens * (-(-hidden // 2) + 2 * -(-hidden // INT4_GROUP))
         case CodecId.NONE:
             return 0
 
@@ -237,7 +254,10 @@ def decode(parts: Sequence[Buffer], crc32c: Checksum) -> Frame:
     if head[-5:] != b"\xce" + crc.to_bytes(4, "big"):
         raise FrameRefused(RefusalReason.CRC, f"computed {crc:08x}, frame says {head[-4:].hex()}")
     frame = _frame(head, parts)
-    _check_payload(frame)
+    if frame.kind in HANDING:
+        _check_keys_and_values(frame)
+    else:
+        _check_payload(frame)
     return frame
 
 
@@ -354,3 +374,24 @@ def _check_hidden_states(frame: Frame) -> None:
     expected = payload_bytes(frame.codec, frame.shape)
     if len(frame.payload) != expected:
         raise FrameRefused(RefusalReason.PAYLOAD, f"{len(frame.payload)} bytes, shape {frame.shape} needs {expected}")
+
+
+def _check_keys_and_values(frame: Frame) -> None:
+    size = len(frame.payload)
+    if frame.openings:
+        raise FrameRefused(RefusalReason.ROW, f"openings in a {frame.kind.name}")
+    if frame.kind is FrameKind.HANDED and frame.codec is CodecId.NONE:
+        # Nothing came back, or only why not.
+        if any(frame.shape):
+            raise FrameRefused(RefusalReason.SHAPE, f"{frame.shape} in codec {frame.codec.name}")
+        if size > MAX_REFUSAL_BYTES:
+            raise FrameRefused(RefusalReason.PAYLOAD, f"refusal of {size} bytes, at most {MAX_REFUSAL_BYTES}")
+        return
+    if frame.codec not in (CodecId.FP32, CodecId.FP16):
+        raise FrameRefused(RefusalReason.SHAPE, f"keys and values in codec {frame.codec.name}")
+    if frame.shape[0] != len(frame.rows):
+        raise FrameRefused(RefusalReason.SHAPE, f"{frame.shape} for {len(frame.rows)} rows")
+    if frame.kind is not FrameKind.TAKE:
+        _check_hidden_states(frame)
+    elif size or 0 in frame.shape:
+        raise FrameRefused(RefusalReason.SHAPE, f"{frame.shape} and {size} bytes in a question")

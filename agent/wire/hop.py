@@ -1,28 +1,31 @@
-"""One hop of one micro-batch: what a sender keeps and what a receiver accepts. Sans-IO, the clock is an argument.
+"""One hop of one micro-batch: what a receiver accepts (`kept_frames` is its sender). Sans-IO, the clock is an argument.
 
 Rules
-1. A sender keeps every frame until a later frame of the source says that its step is answered, and sends the kept ones
-   again, in order, after each reconnect. It keeps at most MAX_KEPT_FRAMES: no more may be in flight.
+1. No more than MAX_KEPT_FRAMES may be in flight.
 2. A receiver accepts step `last + 1` only. A step it has seen is a duplicate and is dropped, a later one is a gap.
 3. Everything is checked before anything changes: a refused frame leaves no trace.
 4. A row's position is this device's own. The wire may only confirm it; an opening sets it to zero and must raise the
    row's generation, so that a late frame of a row's former session cannot touch the present one.
 5. Frames of another epoch are refused. A new epoch is a new Incoming and a new Outgoing, never a change of these.
+6. Hidden states are for a layer at which the route may be cut, and only once this device has the keys and values of all
+   tokens before them, in every layer from there on (`Ledger`).
 
 Everything that decides about order is in the two tables below; docs/protocol.md prints them.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from enum import Enum
 
 from agent.errors import FrameRefused, RefusalReason
-from agent.wire.codec import CodecId, Frame, FrameKind, RowRef
+from agent.wire.codec import HANDING, CodecId, Frame, FrameKind, RowRef
+from agent.wire.ledger import Ledger
 
 MAX_KEPT_FRAMES = 4
-"""At most two prefill chunks are in flight; a chunk, its successor and the frames that release them make four."""
+"""At most a decode frame, two prefill chunks and a slice of keys and values are in flight."""
+LAST_LAYER = 1 << 30
+"""Behind every layer there is."""
 
 
 class Verdict(Enum):
@@ -107,6 +110,19 @@ class RowTable:
         for ref in frame.rows:
             self._check_row(ref, ref.row in opened, tokens=frame.shape[1])
 
+    def check_held(self, ref: RowRef, tokens: int) -> None:
+        """Raises FrameRefused unless the row is at this generation and has come further than these tokens."""
+        if ref.row >= len(self._positions):
+            raise FrameRefused(RefusalReason.ROW, f"row {ref.row}, the micro-batch has {len(self._positions)}")
+        if ref.generation != self._generations[ref.row]:
+            stored = self._generations[ref.row]
+            raise FrameRefused(RefusalReason.GENERATION, f"row {ref.row} of {ref.generation}, here {stored}")
+        if ref.position + tokens > self._positions[ref.row]:
+            raise FrameRefused(
+                RefusalReason.POSITION,
+                f"row {ref.row}: keys and values of {ref.position} + {tokens} tokens, here {self._positions[ref.row]}",
+            )
+
     def advance(self, frame: Frame) -> None:
         """Enter a checked frame: its rows move on by the tokens it carries."""
         for row, generation, position in frame.rows:
@@ -137,10 +153,24 @@ class RowTable:
 
 
 class Incoming:
-    """Receiver half: frames with hidden states from the stage before."""
+    """Receiver half: frames with hidden states from the stage before.
+
+    `split_points` are the layers at which the route may be cut in front of this stage, none where it stays as it is;
+    `kv_elements` are a layer's per token. A stage behind such a one passes on what it says (`passes_on`).
+    """
 
     def __init__(
-        self, *, epoch: int, rows: int, context: int, hidden_size: int, start_layer: int, codec: CodecId
+        self,
+        *,
+        epoch: int,
+        rows: int,
+        context: int,
+        hidden_size: int,
+        start_layer: int,
+        codec: CodecId,
+        split_points: tuple[int, ...] = (),
+        kv_elements: int = 0,
+        passes_on: bool = False,
     ) -> None:
         self.epoch = epoch
         self.rows = RowTable(rows, context)
@@ -151,8 +181,11 @@ class Incoming:
         self.heard_at: float | None = None
         """Clock of the last frame accepted."""
         self._hidden_size = hidden_size
-        self._start_layer = start_layer
+        self._starts = sorted({start_layer, *split_points})
         self._codec = codec
+        self._kv_elements = kv_elements if split_points else 0
+        self._passes_on = passes_on
+        self._ledger = Ledger(rows, self._starts[0], self._starts[-1])
 
     def accept(self, frame: Frame, now: float) -> Verdict:
         """ACCEPT moves the rows on; DUPLICATE changes nothing. Raises FrameRefused, having changed nothing."""
@@ -160,17 +193,30 @@ class Incoming:
         if verdict is Verdict.DUPLICATE:
             return verdict
         self._check_window(frame)
-        self._check_content(frame)
-        self.rows.check(frame)
-        self.rows.advance(frame)
+        if frame.kind is FrameKind.HANDED:
+            self._check_passed_on(frame)
+        elif frame.kind in HANDING:
+            self._check_handing(frame)
+            self._advance_handing(frame)
+        else:
+            self._check_content(frame)
+            self.rows.check(frame)
+            self._check_ledger(frame)
+            self.rows.advance(frame)
+            self._advance_ledger(frame)
         self.last = frame.step
         self.answered = frame.answered
         self.heard_at = now
         return verdict
 
-    def idle_position(self, row: int) -> int:
-        """See RowTable.idle_position."""
-        return self.rows.idle_position(row)
+    def idle_position(self, row: int, start_layer: int = LAST_LAYER) -> int | None:
+        """See RowTable.idle_position; None where a dummy would come to lie behind a gap in one of the run's layers."""
+        position = self.rows.idle_position(row)
+        return None if self._ledger.lacks(row, start_layer, LAST_LAYER, position) else position
+
+    def layers_of(self, frame: Frame) -> tuple[int, int]:
+        """First layer and end of the keys and values of an accepted GIVE or TAKE."""
+        return frame.start_layer, frame.start_layer + frame.shape[2] // self._kv_elements
 
     def _check_window(self, frame: Frame) -> None:
         """Frames in flight are bounded here, so that a peer cannot make this device keep more than it may."""
@@ -186,10 +232,11 @@ class Incoming:
             )
 
     def _check_content(self, frame: Frame) -> None:
-        if frame.start_layer != self._start_layer:
+        if frame.start_layer not in self._starts:
             raise FrameRefused(
                 RefusalReason.LAYERS,
-                f"hidden states for layer {frame.start_layer}, this stage starts at {self._start_layer}",
+                f"hidden states for layer {frame.start_layer}, this stage starts at "
+                + " or ".join(map(str, self._starts)),
             )
         if frame.kind not in (FrameKind.PREFILL, FrameKind.DECODE):
             raise FrameRefused(RefusalReason.SHAPE, f"{frame.kind.name} carries no hidden states")
@@ -203,84 +250,53 @@ class Incoming:
                 f"{frame.shape} for {len(frame.rows)} rows of hidden size {self._hidden_size}",
             )
 
-
-class Outgoing:
-    """Sender half: frames (or, at the last stage, answers) that may have to be sent again."""
-
-    def __init__(self) -> None:
-        self._kept: deque[tuple[Frame, float]] = deque()
-        self._last = -1
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    @property
-    def last(self) -> int:
-        """Last step kept, -1 before the first."""
-        return self._last
-
-    @property
-    def is_full(self) -> bool:
-        """No frame may be sent until an answer releases one."""
-        return len(self._kept) >= MAX_KEPT_FRAMES
-
-    def keep(self, frame: Frame, now: float) -> None:
-        """Keep a frame before it is sent. Raises ValueError out of order or when MAX_KEPT_FRAMES are kept: our bug."""
-        if frame.step != self._last + 1:
-            raise ValueError(f"step {frame.step} is to be sent after step {self._last}")
-        if self.is_full:
-            raise ValueError(f"{len(self._kept)} frames are in flight already, at most {MAX_KEPT_FRAMES}")
-        self._kept.append((frame, now))
-        self._last = frame.step
-
-    def release(self, answered: int) -> None:
-        """Forget frames up to the answered step."""
-        while self._kept and self._kept[0][0].step <= answered:
-            self._kept.popleft()
-
-    def find(self, step: int) -> Frame | None:
-        """The kept frame of a step, if it is still kept."""
-        return next((frame for frame, _ in self._kept if frame.step == step), None)
-
-    def unanswered(self) -> list[Frame]:
-        """What has to be sent again after a reconnect, in order."""
-        return [frame for frame, _ in self._kept]
-
-    def oldest_age_s(self, now: float) -> float:
-        """Age of the oldest kept frame, 0.0 without one. Only the source's is an answer's lateness: the other stages
-        learn of the last answer with the next frame, which may never come."""
-        return now - self._kept[0][1] if self._kept else 0.0
-
-
-class Answers:
-    """The source's end of the ring: answers in step order, each to a frame it keeps."""
-
-    def __init__(self, epoch: int, outgoing: Outgoing) -> None:
-        self.epoch = epoch
-        self.last = -1
-        """Highest step answered: the `answered` of the next frame."""
-        self.heard_at: float | None = None
-        """Clock of the last answer accepted."""
-        self._outgoing = outgoing
-
-    def accept(self, frame: Frame, now: float) -> Verdict:
-        """ACCEPT releases the answered frame. Raises FrameRefused (EPOCH, GAP, ROW, SHAPE), having changed nothing."""
-        verdict = order_of(frame, self.epoch, self.last)
-        if verdict is Verdict.DUPLICATE:
-            return verdict
-        if frame.kind is not FrameKind.ANSWER:
-            raise FrameRefused(RefusalReason.SHAPE, f"{frame.kind.name} where answers are expected")
-        asked = self._outgoing.find(frame.step)
-        if asked is None:
-            raise FrameRefused(RefusalReason.GAP, f"answer to step {frame.step}, which was not sent")
-        sent = {(ref.row, ref.generation) for ref in asked.rows}
+    def _check_ledger(self, frame: Frame) -> None:
+        opened = {opening.row for opening in frame.openings}
         for ref in frame.rows:
-            if (ref.row, ref.generation) not in sent:
+            if ref.row not in opened and self._ledger.lacks(ref.row, frame.start_layer, LAST_LAYER, ref.position):
                 raise FrameRefused(
-                    RefusalReason.ROW,
-                    f"answer for row {ref.row} generation {ref.generation}, which step {frame.step} did not carry",
+                    RefusalReason.LAYERS,
+                    f"row {ref.row} at position {ref.position} for layer {frame.start_layer} on, of which keys and "
+                    "values of tokens before are not here",
                 )
-        self._outgoing.release(frame.step)
-        self.last = frame.step
-        self.heard_at = now
-        return verdict
+
+    def _advance_ledger(self, frame: Frame) -> None:
+        for opening in frame.openings:
+            self._ledger.clear(opening.row)
+        for ref in frame.rows:
+            self._ledger.ran(ref.row, frame.start_layer, LAST_LAYER, ref.position + frame.shape[1])
+
+    def _check_handing(self, frame: Frame) -> None:
+        """Of a GIVE or a TAKE."""
+        if not self._kv_elements:
+            raise FrameRefused(RefusalReason.SHAPE, f"{frame.kind.name} where no layer changes hands")
+        start, stop = self.layers_of(frame)
+        if frame.shape[2] % self._kv_elements or start < self._starts[0] or stop > self._starts[-1]:
+            raise FrameRefused(
+                RefusalReason.LAYERS,
+                f"{frame.shape[2]} elements of layers from {start} on, layers {self._starts[0]} to "
+                f"{self._starts[-1] - 1} with {self._kv_elements} each may change hands",
+            )
+        for ref in frame.rows:
+            self.rows.check_held(ref, frame.shape[1])
+            # What is taken must all be here, what is given must leave no gap.
+            needed = ref.position + (frame.shape[1] if frame.kind is FrameKind.TAKE else 0)
+            if self._ledger.lacks(ref.row, start, stop, needed):
+                raise FrameRefused(
+                    RefusalReason.LAYERS,
+                    f"{frame.kind.name} of row {ref.row} from position {ref.position} on: layers {start} to {stop - 1} "
+                    f"have fewer than {needed} tokens here",
+                )
+
+    def _advance_handing(self, frame: Frame) -> None:
+        if frame.kind is FrameKind.GIVE:
+            start, stop = self.layers_of(frame)
+            for ref in frame.rows:
+                self._ledger.copied(ref.row, start, stop, ref.position + frame.shape[1])
+
+    def _check_passed_on(self, frame: Frame) -> None:
+        if not self._passes_on:
+            raise FrameRefused(RefusalReason.SHAPE, "HANDED where no layer changes hands before")
+        for ref in frame.rows:
+            if ref.row >= len(self.rows):
+                raise FrameRefused(RefusalReason.ROW, f"row {ref.row}, the micro-batch has {len(self.rows)}")

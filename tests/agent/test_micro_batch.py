@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from agent.effects import Outcome
 from agent.errors import AgentError
-from agent.micro_batch import MAX_CHUNK_BYTES, NOTHING_LOADED, MicroBatch, ModelShape, SlotRanges, place_of
+from agent.micro_batch import MicroBatch
+from agent.place import MAX_CHUNK_BYTES, NOTHING_LOADED, ModelShape, SlotRanges, place_of
 from agent.wire.addresses import StageAddress
 from agent.wire.codec import MAX_EPOCH, MAX_MICRO_BATCH, CodecId, Frame, FrameKind, RowRef, decode_answers
 from agent.wire.data_plane import DATA_LIMITS

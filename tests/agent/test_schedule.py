@@ -9,7 +9,8 @@ import pytest
 from agent import step
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Job, Send
-from agent.micro_batch import MicroBatch, ModelShape, place_of
+from agent.micro_batch import MicroBatch
+from agent.place import ModelShape, place_of
 from agent.schedule import CHUNK_SHARE, LEAST_CHUNK, PREFILL_SHARE, Schedule
 from agent.stage import Stage
 from agent.wire.addresses import StageAddress

@@ -15,7 +15,7 @@ from agent.compute.kernels import crc32c
 from agent.device.telemetry import TelemetryRecorder, count, mean
 from agent.effects import Connect, Disconnect, Effect, Emit, Notify, Reply, Send
 from agent.errors import FrameRefused, RefusalReason
-from agent.micro_batch import NOTHING_LOADED, ModelShape
+from agent.place import NOTHING_LOADED, ModelShape
 from agent.stage import Stage
 from agent.wire import codec
 from agent.wire.addresses import StageAddress

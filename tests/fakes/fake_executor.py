@@ -8,13 +8,15 @@ stay below 251: fp32, fp16 and bf16 carry them without loss.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.compute.executor import IDLE, KvArray
 from agent.compute.sampling import sample
-from agent.wire.messages import Sampling
+from agent.wire.messages import OpenSession, Sampling
 from planner.model_spec import ModelSpec, RopeSpec
 from planner.types import LayerRange
 
@@ -50,6 +52,8 @@ def fake_spec(num_layers: int, context: int) -> ModelSpec:
 class FakeExecutor:
     """Satisfies `agent.compute.executor.Executor`; refuses what the real one refuses, and a position with a gap."""
 
+    kv_type: Literal["fp32", "fp16"] = "fp32"
+
     def __init__(self, num_layers: int, resident: tuple[LayerRange, ...], *, slots: int, context: int) -> None:
         self.spec = fake_spec(num_layers, context)
         self.resident = resident
@@ -73,14 +77,38 @@ class FakeExecutor:
         if rows != len(positions) or (rows > 1 and tokens > 1) or slot < 0 or slot + rows > self.slots:
             raise ValueError(f"{rows} rows of {tokens} tokens from slot {slot} on, {len(positions)} positions")
         for row, position in enumerate(positions):
-            held = int(self._held[layers.start, slot + row])
-            if not 0 <= position <= held or position + tokens > self.context + 1:
+            held = int(self._held[layers.start : layers.stop, slot + row].min())
+            if position != IDLE and (not 0 <= position <= held or position + tokens > self.context + 1):
                 raise ValueError(f"slot {slot + row}: {tokens} tokens at {position}, it holds {held}")
         values = hidden.astype(np.int64)
         for layer in layers:
             for row, position in enumerate(positions):
-                values[row] = self._layer(layer, values[row], slot + row, position)
+                if position != IDLE:
+                    values[row] = self._layer(layer, values[row], slot + row, position)
         return values.astype(np.float32)
+
+    def read_kv(self, layers: LayerRange, slot: int, start: int, stop: int) -> KvArray:
+        self._check_kv(layers, slot, start, stop, stop)
+        part = self._memory[layers.start : layers.stop, slot, start:stop]
+        return np.stack([part, MODULUS - part], axis=1)[:, :, None].astype(np.float32)
+
+    def write_kv(self, layers: LayerRange, slot: int, start: int, values: KvArray) -> None:
+        stop = start + values.shape[3]
+        self._check_kv(layers, slot, start, stop, start)
+        if values.shape != (len(layers), 2, 1, stop - start, HIDDEN) or values.dtype != np.float32:
+            raise ValueError(f"keys and values are {values.dtype} {values.shape}")
+        keys, others = values[:, 0, 0].astype(np.int64), values[:, 1, 0].astype(np.int64)
+        assert (keys + others == MODULUS).all(), "keys and values do not belong to each other"
+        self._memory[layers.start : layers.stop, slot, start:stop] = keys
+        held = self._held[layers.start : layers.stop, slot]
+        held[:] = np.maximum(held, stop)
+
+    def _check_kv(self, layers: LayerRange, slot: int, start: int, stop: int, needed: int) -> None:
+        if not any(resident.covers(layers) for resident in self.resident):
+            raise ValueError(f"layers {layers} are not resident")
+        held = int(self._held[layers.start : layers.stop, slot].min())
+        if not 0 <= start < stop <= self.context or needed > held:
+            raise ValueError(f"slot {slot}: keys and values of {start} to {stop} of {held} tokens")
 
     def _layer(self, layer: int, values: NDArray[np.int64], slot: int, position: int) -> NDArray[np.int64]:
         end = position + len(values)
@@ -120,8 +148,6 @@ def expected_tokens(
 ) -> list[int]:
     """The tokens of one session, by running sums alone: no slots, no chunks, no NumPy in the layers."""
     sums = [[0] * HIDDEN for _ in range(num_layers)]
-    tokens: list[int] = []
-    counts: Counter[int] = Counter()
     position = 0
     hidden: list[int] = []
 
@@ -136,12 +162,27 @@ def expected_tokens(
             ]
         position += 1
 
-    for token in prompt:
+    def fed(token: int, at: int) -> list[int]:
+        assert at == position
         feed(token)
+        return hidden
+
+    return sampled_tokens(fed, OpenSession("", 0, tuple(prompt), max_tokens, sampling, tuple(stop_ids)), context)
+
+
+def sampled_tokens(feed: Callable[[int, int], list[int]], opened: OpenSession, context: int) -> list[int]:
+    """Tokens of a session, of which `feed` (token, position) gives the last hidden state."""
+    tokens: list[int] = []
+    counts: Counter[int] = Counter()
+    hidden: list[int] = []
+    for position, token in enumerate(opened.prompt):
+        hidden = feed(token, position)
+    position = len(opened.prompt)
     while True:
-        token = sample(logits_of(hidden), sampling, position, counts).token
+        token = sample(logits_of(hidden), opened.sampling, position, counts).token
         tokens.append(token)
         counts[token] += 1
-        if token in stop_ids or len(tokens) == max_tokens or position == context:
+        if token in opened.stop_ids or len(tokens) == opened.max_tokens or position == context:
             return tokens
-        feed(token)
+        hidden = feed(token, position)
+        position += 1

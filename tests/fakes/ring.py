@@ -14,11 +14,11 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from agent import step
+from agent import handing, step
 from agent.compute.kernels import crc32c
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Send
-from agent.micro_batch import NOTHING_LOADED, ModelShape
+from agent.place import NOTHING_LOADED, ModelShape
 from agent.stage import Stage
 from agent.wire import codec
 from agent.wire.addresses import StageAddress
@@ -33,7 +33,8 @@ from agent.wire.messages import (
     SessionFailed,
     TokenEvent,
 )
-from planner.types import Codec, LayerRange
+from planner.channel import Channel
+from planner.types import Codec, LayerRange, Pipeline
 from tests.fakes.fake_executor import HIDDEN, VOCABULARY, FakeExecutor, expected_tokens
 
 RUN_S = 0.01
@@ -47,6 +48,7 @@ class Member:
 
     name: str
     layers: LayerRange
+    resident: LayerRange
     telemetry: TelemetryRecorder
     stage: Stage
     executor: FakeExecutor
@@ -103,18 +105,22 @@ class Ring:
 
     # --- devices and what the coordinator asks of them ---
 
-    def add_device(self, name: str, layers: LayerRange, *, loaded: bool = True) -> None:
+    def add_device(
+        self, name: str, layers: LayerRange, *, loaded: bool = True, resident: LayerRange | None = None
+    ) -> None:
+        """`layers` are its own on every route; it may have more (`resident`), for split points that move."""
+        has = resident or layers
         telemetry = TelemetryRecorder()
         shape = NOTHING_LOADED
         if loaded:
-            shape = ModelShape(self.num_layers, HIDDEN, self.slots, self.context, (layers,), VOCABULARY)
+            shape = ModelShape(self.num_layers, HIDDEN, self.slots, self.context, (has,), VOCABULARY, 2 * HIDDEN)
         stage = Stage(name, shape, telemetry, self.now)
-        executor = FakeExecutor(self.num_layers, (layers,), slots=self.slots, context=self.context)
-        self.members[name] = Member(name, layers, telemetry, stage, executor)
+        executor = FakeExecutor(self.num_layers, (has,), slots=self.slots, context=self.context)
+        self.members[name] = Member(name, layers, has, telemetry, stage, executor)
 
     def restart(self, name: str, *, loaded: bool = True) -> None:
         """The worker died and a new one has loaded its layers: nothing is open, every connection is gone."""
-        self.add_device(name, self.members[name].layers, loaded=loaded)
+        self.add_device(name, self.members[name].layers, loaded=loaded, resident=self.members[name].resident)
         for device, peer in list(self.links):
             if device == name:
                 del self.links[device, peer]
@@ -122,17 +128,36 @@ class Ring:
                 self._lose(self.links[device, peer], "dialling")
 
     def open_micro_batch(
-        self, number: int, epoch: int, route: Sequence[str], *, rows: int = 1, chunk: int = 4, wire: Codec = "fp16"
+        self,
+        number: int,
+        epoch: int,
+        route: Sequence[str],
+        *,
+        rows: int = 1,
+        chunk: int = 4,
+        wire: Codec = "fp16",
+        pipeline: Pipeline = "no-bubbles",
+        split_points: tuple[int, ...] = (),
+        channel: Channel | None = None,
     ) -> None:
+        """`channel` is that of the link behind the source."""
         stages = tuple(
-            StageAddress(name, f"tcp://{name}:1", f"key-{name}", layers.start, layers.stop)
-            for name, layers in ((name, self.members[name].layers) for name in route)
-        )
-        for name in route:
-            self.perform_effects(
+            StageAddress(
                 name,
-                self.members[name].stage.open_micro_batch(OpenMicroBatch(number, epoch, rows, chunk, wire, stages)),
+                f"tcp://{name}:1",
+                f"key-{name}",
+                self.members[name].layers.start,
+                self.members[name].layers.stop,
+                channel if index == 1 else None,
             )
+            for index, name in enumerate(route)
+        )
+        opening = OpenMicroBatch(number, epoch, rows, chunk, wire, stages, pipeline, split_points)
+        for name in route:
+            self.perform_effects(name, self.members[name].stage.open_micro_batch(opening))
+
+    def move_split(self, source: str, number: int, split: int) -> None:
+        self.perform_effects(source, self.members[source].stage.move_split(number, split, self.now))
 
     def close_micro_batch(self, number: int) -> None:
         for name, member in self.members.items():
@@ -214,7 +239,8 @@ class Ring:
         self.journal.append(Performed(member.name, Ran(job), True))
         self.now += RUN_S
         try:
-            outcome = step.run(job, member.executor, lambda: self.now)
+            run = step.run if job.hands is None else handing.run
+            outcome = run(job, member.executor, lambda: self.now)
         except ValueError as problem:
             self.perform_effects(member.name, member.stage.on_compute_failed(job, problem))
             return

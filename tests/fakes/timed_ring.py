@@ -17,7 +17,7 @@ from agent import step
 from agent.compute.kernels import crc32c
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Effect, Emit, Job, Notify, Outcome, Reply, Send
-from agent.micro_batch import ModelShape
+from agent.place import ModelShape
 from agent.stage import Stage
 from agent.wire import codec
 from agent.wire.addresses import StageAddress

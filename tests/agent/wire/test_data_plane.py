@@ -28,7 +28,7 @@ from agent.wire.events import (
     Received,
     Replied,
 )
-from agent.wire.hop import Outgoing
+from agent.wire.kept_frames import Outgoing
 from agent.wire.security import AllowList, generate_keys
 from agent.wire.transport import Limits, Router
 

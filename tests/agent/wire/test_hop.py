@@ -13,13 +13,12 @@ from agent.wire.hop import (
     MAX_KEPT_FRAMES,
     ROW_TABLE,
     STEP_TABLE,
-    Answers,
     Incoming,
-    Outgoing,
     RowClaim,
     StepOrder,
     Verdict,
 )
+from agent.wire.kept_frames import Answers, Outgoing
 from agent.wire.messages import Opening, Sampling
 from tests.fakes.fake_link import FakeLink
 
