@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "conceal.hpp"
 #include "damage.hpp"
 #include "dispatch.hpp"
 #include "pack.hpp"
@@ -151,6 +152,19 @@ class Kernels {
         compute(to.bytes(), [&] { edge::unpack_int8(*set_, from.data(), to.data, to.rows, to.width); });
     }
 
+    void pack_int4(const py::array& hidden, const py::array& payload) const {
+        const Floats from = view(hidden, "hidden");
+        std::uint8_t* const to = payload_view(payload, edge::int4_bytes(from.rows, from.width));
+        compute(from.bytes(), [&] { edge::pack_int4(*set_, from.data, to, from.rows, from.width); });
+    }
+
+    void unpack_int4(const py::object& payload, const py::array& hidden) const {
+        const Floats to = writeable_view(hidden, "hidden");
+        const Bytes from(payload);
+        from.check_size(edge::int4_bytes(to.rows, to.width));
+        compute(to.bytes(), [&] { edge::unpack_int4(*set_, from.data(), to.data, to.rows, to.width); });
+    }
+
     std::size_t round_fp16(const py::array& hidden) const {
         const Floats floats = writeable_view(hidden, "hidden");
         return compute(floats.bytes(), [&] { return set_->round_half(floats.data, floats.size); });
@@ -175,6 +189,22 @@ class Kernels {
         const Floats floats = damage_view(hidden, position);
         const edge::Place place{seed, layer, position};
         compute(floats.bytes(), [&] { edge::add_noise(*set_, floats.data, floats.rows, floats.width, sigma, place); });
+    }
+
+    void conceal(const py::array& hidden, const py::array& lost, const py::array& mean, const py::array& spread,
+                 const py::array& precision) const {
+        const Floats floats = damage_view(hidden, 0);
+        check_array<bool>(lost, "lost", "bool");
+        if (static_cast<std::size_t>(lost.size()) != floats.size) refuse("lost", "the shape of hidden expected");
+        const Floats means = view(mean, "mean");
+        const Floats spreads = view(spread, "spread");
+        const Floats precisions = view(precision, "precision");
+        if (means.size != floats.width || spreads.size != floats.width ||
+            precisions.size != floats.width * floats.width)
+            refuse("precision", "of the hidden size expected, and mean and spread too");
+        const edge::Knowledge known{means.data, spreads.data, precisions.data};
+        const auto* const mask = static_cast<const std::uint8_t*>(lost.data());
+        compute(precisions.bytes(), [&] { edge::conceal(*set_, floats.data, mask, floats.rows, floats.width, known); });
     }
 
     std::uint32_t crc32c(const py::object& data, std::uint32_t seed) const {
@@ -206,11 +236,15 @@ PYBIND11_MODULE(_native, module) {
         .def("unpack_fp16", &Kernels::unpack_fp16, py::arg("payload"), py::arg("hidden"))
         .def("unpack_bf16", &Kernels::unpack_bf16, py::arg("payload"), py::arg("hidden"))
         .def("unpack_int8", &Kernels::unpack_int8, py::arg("payload"), py::arg("hidden"))
+        .def("pack_int4", &Kernels::pack_int4, py::arg("hidden"), py::arg("payload"))
+        .def("unpack_int4", &Kernels::unpack_int4, py::arg("payload"), py::arg("hidden"))
         .def("round_fp16", &Kernels::round_fp16, py::arg("hidden"))
         .def("round_bf16", &Kernels::round_bf16, py::arg("hidden"))
         .def("erase", &Kernels::erase, py::arg("hidden"), py::arg("threshold"), py::arg("scale"), py::kw_only(),
              py::arg("seed"), py::arg("layer"), py::arg("position"))
         .def("add_noise", &Kernels::add_noise, py::arg("hidden"), py::arg("sigma"), py::kw_only(), py::arg("seed"),
              py::arg("layer"), py::arg("position"))
+        .def("conceal", &Kernels::conceal, py::arg("hidden"), py::arg("lost"), py::arg("mean"), py::arg("spread"),
+             py::arg("precision"))
         .def("crc32c", &Kernels::crc32c, py::arg("data"), py::arg("seed"));
 }

@@ -37,9 +37,15 @@ struct KernelSet {
     void (*noise_tile)(float* values, const std::uint32_t* words, std::size_t size, float sigma);
 
     std::uint32_t (*crc32c)(const std::uint8_t* data, std::size_t size, std::uint32_t crc);
+
+    // Sum of products, in an order that is the same everywhere: kDotLanes sums side by side, element i in sum
+    // i % kDotLanes, zeros behind the last one; then the upper half of the sums is added to the lower until one is
+    // left.
+    float (*dot)(const float* a, const float* b, std::size_t size);
 };
 
 static constexpr std::size_t kPadBlocks = 32;
+static constexpr std::size_t kDotLanes = 32;
 
 // Kernel sets this CPU can run, best first; the scalar one is always there and last.
 std::vector<const KernelSet*> runnable_kernels();

@@ -28,12 +28,16 @@ TOKEN_BYTES = 4
 
 _CODEC_BYTES: dict[Codec, tuple[int, int]] = {"fp32": (4, 0), "fp16": (2, 0), "bf16": (2, 0), "int8": (1, 4)}
 """Bytes per element, and per token beside them (int8's scale)."""
+_INT4_GROUP = 32
+"""Elements that share a scale of two bytes in int4; two elements share a byte."""
 _MOST_BYTES = 1 << 48
 """No layer and no device is larger; keeps sums over a model in the range of a 64-bit integer."""
 
 
 def hidden_bytes(hidden_size: int, codec: Codec) -> int:
     """O: what one token of one row puts on the wire between two stages."""
+    if codec == "int4":
+        return -(-hidden_size // 2) + 2 * -(-hidden_size // _INT4_GROUP)
     per_element, per_token = _CODEC_BYTES[codec]
     return hidden_size * per_element + per_token
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from planner.memory import WORKSPACE_CHUNK, memory_breakdown, workspace_bytes
 from planner.profile import ClusterProfile, DeviceProfile
-from planner.types import Route, Stage
+from planner.types import Codec, Route, Stage
 from planner.workload import Workload
 
 
@@ -80,6 +80,13 @@ def _joules_per_token(above_idle: float, idle_w: float | None, whole_ms: float, 
     return (above_idle + idle_w * whole_ms / 1e3) / generated if math.isfinite(whole_ms) else math.inf
 
 
+def _token_bytes(hidden_size: int, codec: Codec) -> int:
+    if codec == "int4":
+        return (hidden_size + 1) // 2 + 2 * ((hidden_size + 31) // 32)
+    per_token = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}[codec] * hidden_size
+    return per_token + (4 if codec == "int8" else 0)
+
+
 class _Walk:
     """Frames on their way along a route."""
 
@@ -89,8 +96,7 @@ class _Walk:
         self._stages = [(profile.device(stage.device), stage) for stage in route.stages]
         self._route = route
         self._links = {(link.source, link.destination): link for link in profile.links}
-        per_token = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}[workload.codec] * profile.spec.hidden_size
-        self._token_bytes = per_token + (4 if workload.codec == "int8" else 0)
+        self._token_bytes = _token_bytes(profile.spec.hidden_size, workload.codec)
 
     def chunk(self, tokens: int, is_last: bool, ledger: _Ledger) -> None:
         """Prompt tokens of one row; the last chunk goes through the head and brings a token back."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 Quantization = Literal["fp32", "fp16", "int8", "int4"]
 BoundaryType = Literal["fp32", "fp16", "bf16"]
-Codec = Literal["fp32", "fp16", "bf16", "int8"]
+Codec = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 Pipeline = Literal["no-bubbles", "bubbles", "sequential"]
 """When a micro-batch begins its next step: the moment its token is back; when every micro-batch's is; when no other is
 under way. The last two are there to compare with (EdgeShard, arXiv 2405.14371, section IV-C)."""

@@ -12,10 +12,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.compute.conceal_twin import conceal
 from agent.compute.damage_twins import Stream, philox, standard_normal
 
 Float32 = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 Buffer = bytes | bytearray | memoryview | Bytes
 UInt32 = NDArray[np.uint32]
 
@@ -24,6 +26,8 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _INFINITY = np.uint32(0x7F800000)
 _QUIET_NAN = np.uint32(0x7FC00000)
 _CASTAGNOLI = 0x82F63B78
+_INT4_GROUP = 32
+"""Elements of a row that share a scale; csrc/pack.hpp."""
 
 
 class NumpyKernels:
@@ -73,6 +77,39 @@ class NumpyKernels:
         with np.errstate(all="ignore"):
             np.multiply(elements, data[rows.size :].copy().view(np.float32)[:, None], out=rows)
 
+    def pack_int4(self, hidden: Float32, payload: Bytes) -> None:
+        _check_floats(hidden)
+        rows, width, padded = _int4_rows(hidden)
+        out = _checked_payload(payload, int4_bytes(rows, width))
+        values = np.zeros((rows, padded), np.float32)
+        values[:, :width] = hidden.reshape(rows, width)
+        groups = values.reshape(rows, padded // _INT4_GROUP, _INT4_GROUP)
+        largest = (groups.view(np.uint32) & _MAGNITUDE).max(axis=2, initial=np.uint32(0))
+        finite = largest < _INFINITY
+        scales = np.where(
+            finite,
+            _to_half(np.where(finite, largest, np.uint32(0)).view(np.float32) / np.float32(7)),
+            np.uint16(0x7E00),
+        )
+        divisors = _from_half(scales)[..., None]
+        quotients = np.divide(groups, divisors, where=divisors > 0, out=np.zeros_like(groups))
+        nibbles = np.clip(np.rint(quotients), -7, 7).astype(np.int8).reshape(rows, padded).view(np.uint8) & 0xF
+        packed = (nibbles[:, 0::2] | nibbles[:, 1::2] << 4)[:, : (width + 1) // 2]
+        out[: packed.size] = packed.reshape(-1)
+        out[packed.size :] = scales.reshape(-1).view(np.uint8)
+
+    def unpack_int4(self, payload: Buffer, hidden: Float32) -> None:
+        _check_floats(hidden, writeable=True)
+        rows, width, padded = _int4_rows(hidden)
+        data = _read_payload(payload, int4_bytes(rows, width))
+        packed = data[: rows * ((width + 1) // 2)].reshape(rows, (width + 1) // 2)
+        nibbles = np.stack([packed & 0xF, packed >> 4], axis=2).reshape(rows, 2 * packed.shape[1])[:, :width]
+        elements = (nibbles.view(np.int8) ^ 8) - 8
+        scales = _from_half(data[packed.size :].copy().view(np.uint16)).reshape(rows, padded // _INT4_GROUP)
+        with np.errstate(all="ignore"):
+            scaled = elements.astype(np.float32) * np.repeat(scales, _INT4_GROUP, axis=1)[:, :width]
+            hidden.reshape(rows, width)[...] = scaled
+
     def round_fp16(self, hidden: Float32) -> int:
         _check_floats(hidden, writeable=True)
         clipped = _clipped(hidden)
@@ -105,6 +142,21 @@ class NumpyKernels:
         words = philox(seed, layer, position, (tokens, -(-width // 4)), Stream.NOISE)[:, :width]
         with np.errstate(all="ignore"):
             hidden += np.float32(sigma) * standard_normal(words).astype(np.float32)
+
+    def conceal(self, hidden: Float32, lost: Mask, mean: Float32, spread: Float32, precision: Float32) -> None:
+        _, width = _damage_shape(hidden, 0)
+        if lost.dtype != np.bool_:
+            raise ValueError(f"lost: dtype {lost.dtype}, bool expected")
+        if not lost.flags.c_contiguous:
+            raise ValueError("lost: a C-contiguous array expected")
+        if lost.size != hidden.size:
+            raise ValueError("lost: the shape of hidden expected")
+        for name, array in (("mean", mean), ("spread", spread), ("precision", precision)):
+            _check_floats(array, name)
+        if mean.size != width or spread.size != width or precision.size != width * width:
+            raise ValueError("precision: of the hidden size expected, and mean and spread too")
+        for row, mask in zip(hidden, lost.reshape(hidden.shape), strict=True):
+            conceal(row, mask, mean.reshape(-1), spread.reshape(-1), precision.reshape(width, width))
 
     def crc32c(self, data: Buffer, seed: int) -> int:
         table, crc, message = _crc_table(), seed ^ 0xFFFFFFFF, as_bytes(data, "data")
@@ -192,15 +244,15 @@ def _crc_lanes(lanes: Bytes, crc: int) -> int:
     return int(sums[0])
 
 
-def _check_floats(hidden: Float32, *, writeable: bool = False) -> None:
-    if hidden.dtype != np.float32:
-        raise ValueError(f"hidden: dtype {hidden.dtype}, float32 expected")
-    if not hidden.flags.c_contiguous:
-        raise ValueError("hidden: a C-contiguous array expected")
-    if writeable and not hidden.flags.writeable:
-        raise ValueError("hidden: a writeable array expected")
-    if hidden.ndim < 1:
-        raise ValueError("hidden: at least one dimension expected")
+def _check_floats(array: Float32, name: str = "hidden", *, writeable: bool = False) -> None:
+    if array.dtype != np.float32:
+        raise ValueError(f"{name}: dtype {array.dtype}, float32 expected")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name}: a C-contiguous array expected")
+    if writeable and not array.flags.writeable:
+        raise ValueError(f"{name}: a writeable array expected")
+    if array.ndim < 1:
+        raise ValueError(f"{name}: at least one dimension expected")
 
 
 def _checked_payload(payload: Bytes, size_bytes: int) -> Bytes:
@@ -211,6 +263,17 @@ def _checked_payload(payload: Bytes, size_bytes: int) -> Bytes:
     if payload.size != size_bytes:
         raise ValueError(f"payload: {payload.size} bytes, {size_bytes} expected")
     return payload.reshape(-1)
+
+
+def _int4_rows(hidden: Float32) -> tuple[int, int, int]:
+    """Rows, their width, and that in whole groups."""
+    width = hidden.shape[-1]
+    return hidden.size // width if width else 0, width, -(-width // _INT4_GROUP) * _INT4_GROUP
+
+
+def int4_bytes(rows: int, width: int) -> int:
+    """Bytes of int4's payload: whole bytes of elements per row, an fp16 scale per group."""
+    return rows * ((width + 1) // 2 + 2 * -(-width // _INT4_GROUP))
 
 
 def as_bytes(data: Buffer, name: str) -> Bytes:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from agent.compute.kernel_twins import Buffer, Bytes, Float32, NumpyKernels, as_bytes
+from agent.compute.kernel_twins import Buffer, Bytes, Float32, Mask, NumpyKernels, as_bytes, int4_bytes
 from agent.errors import ConfigError
 from planner.types import BoundaryType, Codec
 
@@ -34,10 +34,13 @@ class Implementation(Protocol):
     def unpack_fp16(self, payload: Buffer, hidden: Float32) -> None: ...
     def unpack_bf16(self, payload: Buffer, hidden: Float32) -> None: ...
     def unpack_int8(self, payload: Buffer, hidden: Float32) -> None: ...
+    def pack_int4(self, hidden: Float32, payload: Bytes) -> None: ...
+    def unpack_int4(self, payload: Buffer, hidden: Float32) -> None: ...
     def round_fp16(self, hidden: Float32) -> int: ...
     def round_bf16(self, hidden: Float32) -> None: ...
     def erase(self, hidden: Float32, threshold: int, scale: float, *, seed: int, layer: int, position: int) -> None: ...
     def add_noise(self, hidden: Float32, sigma: float, *, seed: int, layer: int, position: int) -> None: ...
+    def conceal(self, hidden: Float32, lost: Mask, mean: Float32, spread: Float32, precision: Float32) -> None: ...
     def crc32c(self, data: Buffer, seed: int) -> int: ...
 
 
@@ -86,7 +89,8 @@ def active() -> str:
 def pack(hidden: Float32, codec: Codec, out: Bytes | None = None, *, using: Implementation = _ACTIVE) -> Bytes:
     """Hidden states [..., H] to exactly the bytes of the wire (`codec.payload_bytes`), into `out` when given.
 
-    fp16 saturates at ±65504; a row with a NaN or an infinity comes out of int8 as NaN throughout.
+    fp16 saturates at ±65504; a row with a NaN or an infinity comes out of int8 as NaN throughout, a group of 32 out of
+    int4.
     """
     return pack_counted(hidden, codec, out, using=using)[0]
 
@@ -105,6 +109,10 @@ def pack_counted(
         rows = hidden.size // hidden.shape[-1] if hidden.size else 0
         payload = np.empty(hidden.size + 4 * rows, np.uint8) if out is None else out
         using.pack_int8(hidden, payload)
+    elif codec == "int4":
+        width = hidden.shape[-1]
+        payload = np.empty(int4_bytes(hidden.size // width if width else 0, width), np.uint8) if out is None else out
+        using.pack_int4(hidden, payload)
     elif codec == "fp32":
         if hidden.dtype != np.float32 or not hidden.flags.c_contiguous:
             raise ValueError(f"hidden: a C-contiguous float32 array expected, not {hidden.dtype}")
@@ -113,7 +121,7 @@ def pack_counted(
             raise ValueError(f"payload: {payload.size} bytes, {4 * hidden.size} expected")
         payload[:] = hidden.reshape(-1).view(np.uint8)
     else:
-        raise ValueError(f"codec {codec!r}: fp32, fp16, bf16 or int8 expected")
+        raise ValueError(f"codec {codec!r}: fp32, fp16, bf16, int8 or int4 expected")
     return payload, 0
 
 
@@ -136,13 +144,15 @@ def unpack(
         using.unpack_bf16(payload, hidden)
     elif codec == "int8":
         using.unpack_int8(payload, hidden)
+    elif codec == "int4":
+        using.unpack_int4(payload, hidden)
     elif codec == "fp32":
         data = as_bytes(payload, "payload")
         if data.size != hidden.nbytes:
             raise ValueError(f"payload: {data.size} bytes, {hidden.nbytes} expected")
         hidden[...] = data.view(np.float32).reshape(shape)
     else:
-        raise ValueError(f"codec {codec!r}: fp32, fp16, bf16 or int8 expected")
+        raise ValueError(f"codec {codec!r}: fp32, fp16, bf16, int8 or int4 expected")
     return hidden
 
 
@@ -190,6 +200,23 @@ def add_noise(
         raise ValueError(f"sigma: {sigma}, a finite number not below zero expected")
     _check_place(seed, layer, position)
     using.add_noise(hidden, sigma, seed=seed, layer=layer, position=position)
+
+
+def conceal(
+    hidden: Float32,
+    lost: Mask,
+    mean: Float32,
+    spread: Float32,
+    precision: Float32,
+    *,
+    using: Implementation = _ACTIVE,
+) -> None:
+    """Replace the `lost` elements of hidden states [tokens, H] by their best linear estimate from the others, in place.
+
+    `mean` [H]; `spread` [H], 1/sqrt(P_ii) of the inverse covariance P; `precision` [H, H], P_ij spread_i spread_j. By
+    conjugate gradients to one part in a thousand (csrc/conceal.hpp); a token of which nothing came is the mean.
+    """
+    using.conceal(hidden, lost, mean, spread, precision)
 
 
 def crc32c(data: Buffer, seed: int = 0, *, using: Implementation = _ACTIVE) -> int:

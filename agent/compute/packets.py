@@ -19,15 +19,17 @@ from planner.types import Codec
 PROTECTED_SHARE = 0.05
 """Of a token's bits: what protection may add to them."""
 
-_ELEMENT_BITS: dict[Codec, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8}
-_SCALE_BITS: dict[Codec, int] = {"int8": 32}
+_ELEMENT_BITS: dict[Codec, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
+_INT4_GROUP = 32
 _COPY_BITS, _COPY_SCALE_BITS = 8, 32
 """Of a copy in eight bits, and of the scale that all of a token share."""
 
 
 def token_bits(hidden_size: int, codec: Codec) -> int:
     """Bits of one token's hidden states in `codec`, without copies."""
-    return hidden_size * _ELEMENT_BITS[codec] + _SCALE_BITS.get(codec, 0)
+    if codec == "int4":
+        return 8 * -(-hidden_size // 2) + 16 * -(-hidden_size // _INT4_GROUP)
+    return hidden_size * _ELEMENT_BITS[codec] + (32 if codec == "int8" else 0)
 
 
 def protected_elements(hidden_size: int, codec: Codec, channel: Channel) -> int:

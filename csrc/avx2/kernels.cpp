@@ -252,6 +252,29 @@ void noise_tile(float* values, const std::uint32_t* words, std::size_t size, flo
     });
 }
 
+float dot(const float* a, const float* b, std::size_t size) {
+    constexpr std::size_t kSums = kDotLanes / kWidth;
+    __m256 sums[kSums] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    const auto add = [&](const float* x, const float* y) {
+        for (std::size_t k = 0; k < kSums; ++k) {
+            const __m256 product = _mm256_mul_ps(_mm256_loadu_ps(x + kWidth * k), _mm256_loadu_ps(y + kWidth * k));
+            sums[k] = _mm256_add_ps(sums[k], product);
+        }
+    };
+    std::size_t i = 0;
+    for (; i + kDotLanes <= size; i += kDotLanes) add(a + i, b + i);
+    if (i < size) {
+        float last[2][kDotLanes] = {};
+        std::memcpy(last[0], a + i, (size - i) * sizeof(float));
+        std::memcpy(last[1], b + i, (size - i) * sizeof(float));
+        add(last[0], last[1]);
+    }
+    const __m256 eight = _mm256_add_ps(_mm256_add_ps(sums[0], sums[2]), _mm256_add_ps(sums[1], sums[3]));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
 struct CrcStep {
     static std::uint64_t eight(std::uint64_t crc, std::uint64_t data) { return _mm_crc32_u64(crc, data); }
     static std::uint32_t one(std::uint32_t crc, std::uint8_t data) { return _mm_crc32_u8(crc, data); }
@@ -268,6 +291,7 @@ const KernelSet kAvx2 = {
     quantize,      dequantize,
     random_blocks, erase_tile,
     noise_tile,    crc32c_interleaved<CrcStep>,
+    dot,
 };
 
 }  // namespace edge

@@ -239,6 +239,31 @@ void noise_tile(float* values, const std::uint32_t* words, std::size_t size, flo
     }
 }
 
+float dot(const float* a, const float* b, std::size_t size) {
+    __m512 low = _mm512_setzero_ps();
+    __m512 high = _mm512_setzero_ps();
+    std::size_t i = 0;
+    for (; i + kDotLanes <= size; i += kDotLanes) {
+        low = _mm512_add_ps(low, _mm512_mul_ps(_mm512_loadu_ps(a + i), _mm512_loadu_ps(b + i)));
+        high = _mm512_add_ps(high, _mm512_mul_ps(_mm512_loadu_ps(a + i + kWidth), _mm512_loadu_ps(b + i + kWidth)));
+    }
+    if (i < size) {
+        const __mmask16 front = first_lanes(size - i);
+        low =
+            _mm512_add_ps(low, _mm512_mul_ps(_mm512_maskz_loadu_ps(front, a + i), _mm512_maskz_loadu_ps(front, b + i)));
+        if (size - i > kWidth) {
+            const __mmask16 back = first_lanes(size - i - kWidth);
+            high = _mm512_add_ps(high, _mm512_mul_ps(_mm512_maskz_loadu_ps(back, a + i + kWidth),
+                                                     _mm512_maskz_loadu_ps(back, b + i + kWidth)));
+        }
+    }
+    const __m512 sums = _mm512_add_ps(low, high);
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
 struct CrcStep {
     static std::uint64_t eight(std::uint64_t crc, std::uint64_t data) { return _mm_crc32_u64(crc, data); }
     static std::uint32_t one(std::uint32_t crc, std::uint8_t data) { return _mm_crc32_u8(crc, data); }
@@ -248,8 +273,14 @@ struct CrcStep {
 
 extern const KernelSet kAvx512;
 const KernelSet kAvx512 = {
-    "avx512",          pack_half, unpack_half, round_half,    pack_brain, unpack_brain, round_brain,
-    largest_magnitude, quantize,  dequantize,  random_blocks, erase_tile, noise_tile,   crc32c_interleaved<CrcStep>,
+    "avx512",      pack_half,
+    unpack_half,   round_half,
+    pack_brain,    unpack_brain,
+    round_brain,   largest_magnitude,
+    quantize,      dequantize,
+    random_blocks, erase_tile,
+    noise_tile,    crc32c_interleaved<CrcStep>,
+    dot,
 };
 
 }  // namespace edge

@@ -212,6 +212,28 @@ void noise_tile(float* values, const std::uint32_t* words, std::size_t size, flo
     });
 }
 
+float dot(const float* a, const float* b, std::size_t size) {
+    constexpr std::size_t kSums = kDotLanes / kWidth;
+    float32x4_t sums[kSums];
+    for (float32x4_t& sum : sums) sum = vdupq_n_f32(0.0F);
+    const auto add = [&](const float* x, const float* y) {
+        for (std::size_t k = 0; k < kSums; ++k)
+            sums[k] = vaddq_f32(sums[k], vmulq_f32(load4(x + kWidth * k), load4(y + kWidth * k)));
+    };
+    std::size_t i = 0;
+    for (; i + kDotLanes <= size; i += kDotLanes) add(a + i, b + i);
+    if (i < size) {
+        float last[2][kDotLanes] = {};
+        std::memcpy(last[0], a + i, (size - i) * sizeof(float));
+        std::memcpy(last[1], b + i, (size - i) * sizeof(float));
+        add(last[0], last[1]);
+    }
+    for (std::size_t half = kSums / 2; half != 0; half /= 2)
+        for (std::size_t k = 0; k < half; ++k) sums[k] = vaddq_f32(sums[k], sums[k + half]);
+    const float32x2_t two = vadd_f32(vget_low_f32(sums[0]), vget_high_f32(sums[0]));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
 struct CrcStep {
     static std::uint64_t eight(std::uint64_t crc, std::uint64_t data) {
         return __crc32cd(static_cast<std::uint32_t>(crc), data);
@@ -230,6 +252,7 @@ const KernelSet kNeon = {
     quantize,      dequantize,
     random_blocks, erase_tile,
     noise_tile,    crc32c_interleaved<CrcStep>,
+    dot,
 };
 
 }  // namespace edge

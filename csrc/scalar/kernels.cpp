@@ -106,12 +106,21 @@ void noise_tile(float* values, const std::uint32_t* words, std::size_t size, flo
     }
 }
 
+float dot(const float* a, const float* b, std::size_t size) {
+    float sums[kDotLanes] = {};
+    for (std::size_t i = 0; i < size; ++i) sums[i % kDotLanes] += load(a, i) * load(b, i);
+    // What pads the last turn adds +0, which changes no sum: none is -0.
+    for (std::size_t half = kDotLanes / 2; half != 0; half /= 2)
+        for (std::size_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+    return sums[0];
+}
+
 }  // namespace
 
 extern const KernelSet kScalar;
 const KernelSet kScalar = {
-    "scalar",          pack_half, unpack_half, round_half,    pack_brain, unpack_brain, round_brain,
-    largest_magnitude, quantize,  dequantize,  random_blocks, erase_tile, noise_tile,   crc32c_sliced,
+    "scalar", pack_half,  unpack_half,   round_half, pack_brain, unpack_brain,  round_brain, largest_magnitude,
+    quantize, dequantize, random_blocks, erase_tile, noise_tile, crc32c_sliced, dot,
 };
 
 }  // namespace edge

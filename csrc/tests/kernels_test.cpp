@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "conceal.hpp"
 #include "convert.hpp"
 #include "crc32c.hpp"
 #include "damage.hpp"
@@ -139,6 +140,48 @@ void check_int8(const KernelSet& set, const std::vector<float>& values) {
     expect(same(unpacked, expected_values), where + ": unpack");
 }
 
+void check_int4(const KernelSet& set, const std::vector<float>& values) {
+    const std::string where = std::string(set.name) + " int4 size " + std::to_string(values.size());
+    const std::size_t rows = 3;
+    const std::size_t width = values.size() / rows;
+    std::vector<std::uint8_t> expected(edge::int4_bytes(rows, width));
+    std::vector<std::uint8_t> packed(expected.size());
+    edge::pack_int4(scalar(), values.data(), expected.data(), rows, width);
+    edge::pack_int4(set, values.data(), packed.data(), rows, width);
+    expect(packed == expected, where + ": pack");
+    std::vector<float> expected_values(rows * width);
+    std::vector<float> unpacked(rows * width);
+    edge::unpack_int4(scalar(), packed.data(), expected_values.data(), rows, width);
+    edge::unpack_int4(set, packed.data(), unpacked.data(), rows, width);
+    expect(same(unpacked, expected_values), where + ": unpack");
+}
+
+// Three tokens of which the first lost nothing and the last everything.
+void check_conceal(const KernelSet& set, const std::vector<float>& values) {
+    const std::string where = std::string(set.name) + " conceal size " + std::to_string(values.size());
+    const std::size_t tokens = 3;
+    const std::size_t width = values.size() / tokens;
+    std::vector<std::uint8_t> lost(tokens * width, 0);
+    for (std::size_t i = 0; i < width; ++i) {
+        lost[width + i] = i % 3 == 0 ? 1 : 0;
+        lost[2 * width + i] = 1;
+    }
+    std::vector<float> mean(width, 0.5F);
+    std::vector<float> spread(width, 2.0F);
+    std::vector<float> precision(width * width);
+    for (std::size_t i = 0; i < width; ++i)
+        for (std::size_t j = 0; j < width; ++j)
+            precision[i * width + j] = i == j ? 1.0F : 0.3F / static_cast<float>(1 + (i + j) % 97 + (i ^ j) % 7);
+    const edge::Knowledge known{mean.data(), spread.data(), precision.data()};
+    std::vector<float> expected = values;
+    std::vector<float> mended = values;
+    edge::conceal(scalar(), expected.data(), lost.data(), tokens, width, known);
+    edge::conceal(set, mended.data(), lost.data(), tokens, width, known);
+    expect(same(mended, expected), where + ": mended");
+    expect(std::memcmp(expected.data(), values.data(), width * sizeof(float)) == 0, where + ": nothing was lost");
+    for (std::size_t i = 0; i < width; ++i) expect(expected[2 * width + i] == 0.5F, where + ": nothing came");
+}
+
 void check_damage(const KernelSet& set, const std::vector<float>& values) {
     const std::string where = std::string(set.name) + " damage size " + std::to_string(values.size());
     const std::size_t tokens = 3;
@@ -232,11 +275,16 @@ int main() {
             check_brain(*set, random_values(size, seed, true));
             check_int8(*set, random_values(size, seed, true));
             check_int8(*set, random_values(size, seed, false));
+            check_int4(*set, random_values(size, seed, true));
+            check_int4(*set, random_values(size, seed, false));
+            check_conceal(*set, random_values(size, seed, false));
             check_damage(*set, random_values(size, seed, false));
         }
         check_half(*set, awkward_values());
         check_brain(*set, awkward_values());
         check_int8(*set, tiny_values());
+        check_int4(*set, tiny_values());
+        check_conceal(*set, random_values(3 * 700, 2, false));
         check_damage(*set, random_values(150003, 1, false));
         check_stored_sums(*set);
         check_crc(*set);

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from agent.compute import kernels
 from agent.compute.damage import damage, lost, runs
@@ -17,12 +18,11 @@ from planner.channel import Channel, ChannelState, erasing
 SIZE = 64
 
 
-def hidden(tokens: int) -> np.ndarray:
-    values: np.ndarray = np.random.default_rng(1).normal(size=(tokens, SIZE)).astype(np.float32)
-    return values
+def hidden(tokens: int) -> NDArray[np.float32]:
+    return np.random.default_rng(1).normal(size=(tokens, SIZE)).astype(np.float32)
 
 
-def damaged(values: np.ndarray, channel: Channel, position: int = 0, **options: Any) -> np.ndarray:
+def damaged(values: NDArray[np.float32], channel: Channel, position: int = 0, **options: Any) -> NDArray[np.float32]:
     out = values.copy()
     damage(out, channel, 4, position, **options)
     return out
