@@ -198,8 +198,6 @@ def payload_bytes(codec: CodecId, shape: tuple[int, int, int]) -> int:
             return elements + 4 * rows * tokens
         case CodecId.INT4:
             return rows * tokens * (-(-hidden // 2) + 2 * -(-hidden // INT4_GROUP))
-        case CodecId.INT4:
-            return rows * tokens * (-(-hidden // 2) + 2 * -(-hidden // INT4_GROUP))
         case CodecId.NONE:
             return 0
 
