@@ -21,6 +21,10 @@ DEFAULT_TOKENS = 4096
 """Sixteen windows: clean perplexity within a tenth of what the whole of the bundled text gives, in half a second."""
 
 
+def _no_progress(done: int, total: int) -> None:
+    """The default of `load_meter`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredText:
     """Which text perplexity is taken of, and how much of it."""
@@ -62,6 +66,14 @@ def find_subject(model: str, kind: ModelKind, text: MeasuredText) -> Subject:
     return Subject(located, described, kind, windows)
 
 
+def default_splits(model: str) -> tuple[int, ...]:
+    """1, 2, 4, … and the last layer at which a model can be split. Raises ModelError, PlannerError."""
+    from agent.compute.checkpoint import Checkpoint
+
+    last = Checkpoint.open(locate_model(model).directory).spec.num_layers - 1
+    return (*(1 << power for power in range(last.bit_length()) if 1 << power < last), last)
+
+
 def check_splits(subject: Subject, splits: Sequence[int]) -> None:
     """Raises ConfigError naming a split that leaves a side without a layer."""
     layers = subject.model.spec.num_layers
@@ -72,7 +84,9 @@ def check_splits(subject: Subject, splits: Sequence[int]) -> None:
             )
 
 
-def load_meter(subject: Subject, splits: Sequence[int], progress: Callable[[int, int], None]) -> PerplexityMeter:
+def load_meter(
+    subject: Subject, splits: Sequence[int], progress: Callable[[int, int], None] = _no_progress
+) -> PerplexityMeter:
     """Loads all layers here, cut at the splits. Raises ConfigError, AgentError and PlannerError."""
     from agent.compute.checkpoint import Checkpoint
     from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor

@@ -14,7 +14,7 @@ def describe_collected(settings: CollectSettings, collected: Collected) -> str:
     rows = [
         (
             str(record.split),
-            f"{record.loss:g}",
+            f"{record.loss:.4g}",
             "-" if record.m is None else f"{record.m:.3g}",
             f"{record.sigma:g}" if record.snr_db is None else f"{record.snr_db:g} dB",
             _number(record.ppl_mean),

@@ -5,15 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgectl.perplexity import MeasuredText, Subject, check_splits, find_subject, load_meter
 from edgectl.quality_file import Measurement, QualityFile
 from edgectl.quality_points import ChannelKind, ModelKind, QualityPoint, Runs, channel_of
+from planner.channel import Channel
 from rl.quality import QualityRecord, QualityTable
+
+if TYPE_CHECKING:
+    from edgectl.config import ClusterConfig
+
+WAIT_S = 15.0
+"""How long devices of a cluster that are missing are waited for."""
 
 Progress = Callable[[int, int], None]
 """Called with (runs measured, runs in all)."""
@@ -40,52 +48,93 @@ class Collected:
     records: tuple[QualityRecord, ...]
 
 
-def collect(settings: CollectSettings, out: Path | None, progress: Progress) -> QualityTable:
+def collect(
+    settings: CollectSettings,
+    out: Path | None,
+    progress: Progress,
+    cluster: ClusterConfig | None = None,
+    *,
+    wait_s: float = WAIT_S,
+) -> QualityTable:
     """Measures what `out` does not have yet and returns the table of all points.
 
-    Raises ConfigError for settings or a file that cannot be used, AgentError and PlannerError for the model, and
-    rl.quality.BadQualityTable for points that are no rectangular grid.
+    On this machine, or spread over the agents of `cluster`, which are waited for. Raises ConfigError for settings or a
+    file that cannot be used, AgentError and PlannerError for the model, CommandFailure for a cluster without devices,
+    and rl.quality.BadQualityTable for points that are no rectangular grid.
     """
-    collected = collect_records(settings, out, progress)
+    return table_of(collect_records(settings, out, progress, cluster, wait_s=wait_s))
+
+
+def table_of(collected: Collected) -> QualityTable:
+    """Raises rl.quality.BadQualityTable for points that are no rectangular grid."""
     model = collected.subject.model
     return QualityTable(model.name, model.digest, model.spec.num_layers, collected.subject.window, collected.records)
 
 
-def collect_records(settings: CollectSettings, out: Path | None, progress: Progress) -> Collected:
+def collect_records(
+    settings: CollectSettings,
+    out: Path | None,
+    progress: Progress,
+    cluster: ClusterConfig | None = None,
+    *,
+    wait_s: float = WAIT_S,
+) -> Collected:
     """As `collect`, for points in any arrangement."""
     subject = find_subject(settings.model, settings.kind, settings.text)
     check_splits(subject, [point.split for point in settings.points])
     wanted = [(point, run) for point in settings.points for run in settings.runs.of(point)]
     with nullcontext() if out is None else QualityFile(out, describe_subject(subject, settings)) as file:
-        measured = {} if file is None else file.measured
+        measured = dict(file.measured) if file is not None else {}
         missing = [each for each in wanted if each not in measured]
-        done = len(wanted) - len(missing)
-        progress(done, len(wanted))
-        for measurement in measure_here(subject, settings, missing):
-            if file is None:
-                measured[measurement.point, measurement.run] = measurement.perplexity
-            else:
+        left = set(missing)
+        progress(len(wanted) - len(left), len(wanted))
+
+        def add(measurement: Measurement) -> None:
+            if file is not None:
                 file.add(measurement)
-            done += 1
-            progress(done, len(wanted))
-        runs = {
-            point: _all_runs([measured[point, run] for run in settings.runs.of(point)], settings)
-            for point in settings.points
-        }
+            measured[measurement.point, measurement.run] = measurement.perplexity
+            left.discard((measurement.point, measurement.run))
+            progress(len(wanted) - len(left), len(wanted))
+
+        if cluster is None:
+            _measure_here(subject, settings, missing, add)
+        else:
+            from edgectl.quality_cluster import measure_on_cluster
+
+            measure_on_cluster(cluster, subject, _channels(subject, settings), missing, add, wait_s=wait_s)
+    runs = {
+        point: _all_runs([measured[point, run] for run in settings.runs.of(point)], settings)
+        for point in settings.points
+    }
     return Collected(subject, tuple(_record(point, each, subject, settings) for point, each in runs.items()))
 
 
-def measure_here(
-    subject: Subject, settings: CollectSettings, missing: list[tuple[QualityPoint, int]]
-) -> Iterable[Measurement]:
-    """Measures in this process, split by split."""
+def _measure_here(
+    subject: Subject,
+    settings: CollectSettings,
+    missing: list[tuple[QualityPoint, int]],
+    add: Callable[[Measurement], None],
+) -> None:
+    """In this process, split by split."""
     if not missing:
         return
-    meter = load_meter(subject, [point.split for point in settings.points], lambda done, total: None)
+    channel_for = _channels(subject, settings)
+    meter = load_meter(subject, [point.split for point, _ in missing])
     with closing(meter.executor):
-        for point, run in missing:
-            channel = channel_of(point, settings.channel, settings.runs, run, subject.text.tokens)
-            yield Measurement(point, run, meter.at(point.split, channel))
+        for point, run in sorted(missing, key=lambda each: each[0].split):
+            add(Measurement(point, run, meter.at(point.split, channel_for(point, run))))
+
+
+def _channels(subject: Subject, settings: CollectSettings) -> Callable[[QualityPoint, int], Channel]:
+    def channel_for(point: QualityPoint, run: int) -> Channel:
+        return channel_of(point, settings.channel, settings.runs, run, subject.text.tokens)
+
+    return channel_for
+
+
+def kept_in(folder: Path, model: str) -> Path:
+    """The file of a folder that a model's measurements are kept in."""
+    return folder / f"{Path(model).resolve().name}.jsonl"
 
 
 def describe_subject(subject: Subject, settings: CollectSettings) -> dict[str, object]:

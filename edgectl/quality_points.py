@@ -50,6 +50,8 @@ class ChannelKind:
     interleaved: bool = False
     concealment: Concealment = "zero"
     protection: Protection = "none"
+    equalised: bool = False
+    """Under fading, the receiver has undone the gain: what is left of it is more noise where it was small."""
 
     @property
     def mitigation(self) -> str:
@@ -143,12 +145,8 @@ def channel_of(point: QualityPoint, kind: ChannelKind, runs: Runs, run: int, tok
     """The channel of one run over a text of so many tokens. Runs of one number share a seed at all points: what is lost
     at a smaller loss is lost at a larger one as well, so points differ by less than their intervals say."""
     seed = runs.seed * SEED_STRIDE + run
-    if point.m is None:
-        states: tuple[ChannelState, ...] = (ChannelState(loss=point.loss, sigma=point.sigma, snr_db=point.snr_db),)
-    else:
-        states = _faded(point, seed, min(tokens, MAX_STATES))
-    return Channel(
-        states,
+    plan = Channel(
+        (ChannelState(loss=point.loss, sigma=point.sigma, snr_db=point.snr_db),),
         seed=seed,
         granularity=kind.granularity,
         packet_bytes=kind.packet_bytes,
@@ -156,21 +154,21 @@ def channel_of(point: QualityPoint, kind: ChannelKind, runs: Runs, run: int, tok
         concealment=kind.concealment,
         protection=kind.protection,
     )
+    if point.m is None:
+        return plan
+    from rl.channel import fading_channel
 
-
-def _faded(point: QualityPoint, seed: int, tokens: int) -> tuple[ChannelState, ...]:
-    """A gain per token, drawn as it is where the symbol is not lost (arXiv 2406.02616, equations 3 to 5)."""
-    from rl.channel import THRESHOLD_SQUARED, nakagami_gain
-
-    assert point.m is not None
+    # Another stream than the one that chooses what is lost.
     rng = np.random.default_rng([seed, 1])
-    gains = np.empty(0)
-    while len(gains) < tokens:
-        drawn = nakagami_gain(point.m, 1.0, 2 * tokens, rng)
-        gains = np.concatenate([gains, drawn[drawn**2 >= THRESHOLD_SQUARED]])
-    return tuple(
-        ChannelState(loss=point.loss, sigma=point.sigma, gain=float(gain), snr_db=point.snr_db, m=point.m)
-        for gain in gains[:tokens]
+    return fading_channel(
+        point.m,
+        min(tokens, MAX_STATES),
+        rng,
+        sigma=point.sigma,
+        snr_db=point.snr_db,
+        seed=seed,
+        equalised=kind.equalised,
+        plan=plan,
     )
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from edgectl.commands.model_options import BlockSize, Boundary, Quantize, WireCodec
 from planner.channel import Concealment, Granularity, Protection
 
-DEFAULT_SPLITS = "1,2,4,8,16,24,31"
-DEFAULT_LOSSES = "0,0.01,0.05,0.1,0.2,0.3"
+if TYPE_CHECKING:
+    from edgectl.config import ClusterConfig
 
-Number = TypeVar("Number", int, float)
+DEFAULT_LOSSES = "0,0.01,0.05,0.1,0.2,0.3"
 
 app = typer.Typer(no_args_is_help=True, help="What a bad radio costs a model, measured on a text.")
 
@@ -30,12 +29,24 @@ def ppl(
     model: Annotated[list[str], typer.Option(help="Model directory, or owner/name on the hub. May be repeated.")],
     splits: Annotated[
         str | None,
-        typer.Option(help="Layers before the hop, with commas. Default: a doubling set.", show_default=False),
+        typer.Option(help="Layers before the hop. Default: 1, 2, 4, … and the last possible.", show_default=False),
     ] = None,
     loss: Annotated[
         str | None, typer.Option(help=f"Loss probabilities. Default: {DEFAULT_LOSSES}.", show_default=False)
     ] = None,
-    sigma: Annotated[str, typer.Option(help="Standard deviations of Gaussian noise.")] = "0",
+    m: Annotated[
+        str | None, typer.Option("--m", help="Nakagami shapes: loss and gains follow from them.", show_default=False)
+    ] = None,
+    fading: Annotated[
+        Literal["none", "nakagami"], typer.Option(help="Gains that go with the losses of --loss.")
+    ] = "none",
+    equalised: Annotated[bool, typer.Option("--equalised", help="Under fading, the receiver undoes the gain.")] = False,
+    sigma: Annotated[
+        str, typer.Option(help="Standard deviations of Gaussian noise, as the hidden states count.")
+    ] = "0",
+    snr_db: Annotated[
+        str | None, typer.Option(help="Noise by each token's own mean square instead, in dB.", show_default=False)
+    ] = None,
     granularity: Annotated[Granularity, typer.Option(help="What is lost at once.")] = "element",
     packet_bytes: Annotated[int, typer.Option(help="Payload of a packet.")] = 1200,
     interleaved: Annotated[bool, typer.Option("--interleaved", help="A packet's elements lie far apart.")] = False,
@@ -47,56 +58,85 @@ def ppl(
     boundary: Boundary = "fp16",
     runs: Annotated[int, typer.Option(help="Seeded runs per point.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the first run.")] = 0,
-    tokens: Annotated[int, typer.Option(help="Tokens of the text; 0: all of it.")] = 8192,
+    tokens: Annotated[int, typer.Option(min=0, help="Tokens of the text; 0: all of it.")] = 8192,
     window: Annotated[int, typer.Option(help="Tokens that are scored together; the first is not.")] = 256,
     text: Annotated[
         Path | None, typer.Option(help="UTF-8 text. Default: a slice of WikiText-2's test split.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to keep measurements in; the same again goes on.", show_default=False)
+    ] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="cluster.toml whose devices share the work.", show_default=False)
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture to draw, .svg or .png.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per model.")] = False,
 ) -> None:
-    """Perplexity against split, loss and noise, with 95 % intervals."""
+    """Perplexity against split, loss and noise, with 95 % intervals.
+
+    Lists have commas; 0.5..3 stands for six numbers from the one to the other.
+    """
+    from edgectl.number_lists import numbers
     from edgectl.output import emit_json, progress_bar, show
-    from edgectl.perplexity import MeasuredText
+    from edgectl.perplexity import MeasuredText, default_splits
+    from edgectl.perplexity_plot import check_picture, plot_perplexity
     from edgectl.perplexity_report import describe_collected, found_as_json
-    from edgectl.quality_collect import CollectSettings, collect_records
+    from edgectl.planning import DEFAULT_BLOCK_SIZE
+    from edgectl.quality_collect import CollectSettings, collect_records, kept_in
     from edgectl.quality_points import ChannelKind, ModelKind, Runs, grid
 
-    points = grid(
-        numbers("--splits", splits or DEFAULT_SPLITS, int),
-        numbers("--loss", loss or DEFAULT_LOSSES, float),
-        numbers("--sigma", sigma, float),
+    if plot is not None:
+        check_picture(plot)
+    if m is not None and loss is not None:
+        raise typer.BadParameter("the losses follow from --m; name one of the two", param_hint="--loss")
+    channel = ChannelKind(
+        granularity=granularity,
+        packet_bytes=packet_bytes,
+        interleaved=interleaved,
+        concealment=mitigation,
+        protection=protection,
+        equalised=equalised,
     )
+    kind = ModelKind(quantization=quantize, block_size=block_size or DEFAULT_BLOCK_SIZE, boundary=boundary, codec=codec)
+    devices = _cluster(cluster)
     found = []
     for each in model:
+        points = grid(
+            default_splits(each) if splits is None else numbers("--splits", splits, int),
+            numbers("--loss", loss or DEFAULT_LOSSES, float),
+            numbers("--sigma", sigma, float),
+            shapes=None if m is None else numbers("--m", m, float),
+            snrs_db=None if snr_db is None else numbers("--snr-db", snr_db, float),
+            fading=fading,
+        )
         settings = CollectSettings(
             model=each,
             points=points,
-            channel=ChannelKind(
-                granularity=granularity,
-                packet_bytes=packet_bytes,
-                interleaved=interleaved,
-                concealment=mitigation,
-                protection=protection,
-            ),
-            kind=ModelKind(quantization=quantize, block_size=block_size or 128, boundary=boundary, codec=codec),
+            channel=channel,
+            kind=kind,
             text=MeasuredText(path=text, tokens=tokens or None, window=window),
             runs=Runs(count=runs, seed=seed),
         )
         with progress_bar(f"perplexity of {each}") as progress:
-            found.append((settings, collect_records(settings, None, progress)))
+            kept = None if out is None else kept_in(out, each)
+            found.append((settings, collect_records(settings, kept, progress, devices)))
     if as_json:
         for settings, collected in found:
             emit_json(found_as_json(settings, collected))
     else:
         show("\n\n".join(describe_collected(settings, collected) for settings, collected in found))
+    if plot is not None:
+        plot_perplexity([collected for _, collected in found], plot)
 
 
-def numbers(option: str, text: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
-    """A list with commas. Raises BadParameter naming what is no number."""
-    found = []
-    for part in text.split(","):
-        try:
-            found.append(kind(part.strip()))
-        except ValueError as problem:
-            raise typer.BadParameter(f"{part.strip()!r} in {text!r} is no number", param_hint=option) from problem
-    return tuple(found)
+def _cluster(path: Path | None) -> ClusterConfig | None:
+    """The configuration of the cluster that shares the work; None without one."""
+    if path is None:
+        return None
+    import os
+
+    from agent.log import configure
+    from edgectl.config import load_config
+
+    configure("warning", process="coordinator")
+    return load_config(path, os.environ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def request_() -> MeasureQuality:
 
 
 def config(models_dir: Path = MODELS, **changes: Any) -> AgentConfig:
-    return AgentConfig(name="d1", models_dir=models_dir, threads=1, **changes)
+    return AgentConfig(name="d1", models_dir=models_dir, cache_dir=Path(os.devnull), threads=1, **changes)
 
 
 def measure(request: MeasureQuality, device: AgentConfig | None = None, /, **changes: Any) -> list[float]:
