@@ -113,6 +113,11 @@ FAILURES: dict[str, Failure] = {
     "frame_refused": _lost(500, "A device refused a data frame", _BUG),
     "bad_message": _lost(500, "A device sent a control message that cannot be read", _BUG),
     "protocol_error": _lost(500, "A device broke the protocol", _BUG),
+    # --- moves of a split: why one did not happen; sessions go on as they were ---
+    "unknown_split": _lost(500, "A device was asked for a split that it does not hold", _BUG),
+    "split_busy": _lost(503, "Two moves of a split met", "the next decision asks again", 2.0),
+    "peer_refused": _lost(503, "The other device refused keys and values", _WATCH, 2.0),
+    "move_late": _lost(504, "A split moved more slowly than its sessions grew", "the link is too slow for moves", 5.0),
     # --- set-up: devices, models, plans ---
     "bad_config": Failure(ExitCode.CONFIG, 500, _SERVER, "The configuration is wrong", "fix the key that is named"),
     "out_of_memory": Failure(
@@ -139,6 +144,10 @@ FAILURES: dict[str, Failure] = {
     "bad_profile": _config("The profile cannot be used", "measure again with `edgectl profile`"),
     "bad_links": _config("The links file is wrong", "fix the entry that is named"),
     "bad_devices": _config("The list of devices is wrong", "fix the entry that is named"),
+    "bad_policy": _config("The policy cannot be used", "train one for this model with `edgectl rl train`"),
+    "bad_quality_table": _config("The quality table cannot be used", "measure one with `edgectl rl collect`"),
+    "bad_surrogate": _config("The surrogate cannot be used", "fit one with `edgectl rl fit`"),
+    "bad_trace": _config("The trace of a channel cannot be used", "fix the field that is named"),
     "bad_plan": _config("The plan file is wrong", "write it again with `edgectl plan --out`"),
     "planner_error": Failure(ExitCode.FAILURE, 500, _SERVER, "No plan could be made", ""),
     "agent_error": Failure(ExitCode.FAILURE, 500, _SERVER, "A device failed", _WATCH),

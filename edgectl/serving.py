@@ -9,10 +9,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.errors import ConfigError
 from agent.wire.control_plane import AsyncControlServer
@@ -31,8 +31,12 @@ from edgectl.model_source import describe_model, locate_model
 from edgectl.output import CommandFailure, emit_json, mib, printable, progress_bar, say, table
 from edgectl.planning import ServedModel, ServingOptions, context_of, order_for, order_of_plan
 from edgectl.server import create_app, serve_http
+from edgectl.split_decision import AdaptiveSettings
 from edgectl.tokenizer import Tokenizer, load_tokenizer
-from planner.types import Allotment, Pipeline, Plan
+from planner.types import Allotment, Pipeline, Plan, Quantization
+
+if TYPE_CHECKING:
+    from edgectl.adaptive_choice import AdaptiveChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,16 @@ class Serving:
     context: int
     order: Order
     api_keys: frozenset[str] | None
+    adaptive: AdaptiveSettings | None = None
+    """Who moves split points; None: nobody."""
+
+    def adapted(self, choice: AdaptiveChoice, quantization: Quantization) -> Serving:
+        """The same with splits that move. Raises CommandFailure, ConfigError."""
+        # Here: who serves without a policy waits for nothing that reads one.
+        from edgectl.adaptive_serving import adapt_order
+
+        order, adaptive = adapt_order(self.order, self.model, quantization, choice, time.perf_counter)
+        return replace(self, order=order, adaptive=adaptive)
 
     @classmethod
     def prepare(
@@ -182,6 +196,17 @@ def describe_plan(plan: Plan, devices: DeviceTable) -> str:
     return shown if ms_per_token is None else f"{shown}\npredicted: {ms_per_token:.2f} ms per token"
 
 
+def describe_adaptive(adaptive: AdaptiveSettings) -> str:
+    """Who chooses splits, of which, and how often."""
+    limits, controller = adaptive.limits, adaptive.controller
+    shadow = ", in shadow: nothing is moved" if limits.is_shadow else ""
+    listed = ", ".join(map(str, controller.splits))
+    return (
+        f"splits {listed} by {controller.name} ({adaptive.origin}), decided every {limits.interval_tokens} tokens, "
+        f"{limits.dwell_tokens} apart{shadow}"
+    )
+
+
 def plan_as_json(plan: Plan) -> dict[str, object]:
     """The part of the `ready` event that says what runs where."""
     devices = [
@@ -216,7 +241,7 @@ async def serve_cluster(serving: Serving, *, as_json: bool) -> None:
     devices = [(device.name, device.key) for device in serving.config.devices]
     bulk = BulkServer.open(serving.config, keys, serving.directory, serving.model.digest)
     try:
-        settings = serving.config.settings(bulk.source)
+        settings = replace(serving.config.settings(bulk.source), adaptive=serving.adaptive)
         cluster = Cluster(devices, serving.order, Epochs(start), version("edgectl"), settings)
         terminal = Terminal(cluster.devices, as_json=as_json)
         coordinator = Coordinator(
@@ -224,6 +249,8 @@ async def serve_cluster(serving: Serving, *, as_json: bool) -> None:
         )
         control = AsyncControlServer(keys, AllowList({key: name for name, key in devices}), config.bind)
         try:
+            if serving.adaptive is not None:
+                say(describe_adaptive(serving.adaptive))
             say(f"waiting for {', '.join(serving.order.devices)} at {control.endpoint}")
             await _run(serving, coordinator, control, terminal)
         finally:

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from edgectl.adaptive_choice import ControllerName
 from edgectl.commands.model_options import BlockSize, Boundary, Context, Model, Quantize, WireCodec
 from planner.types import Pipeline
 
 PLANNED = ("quantize", "block_size", "boundary", "codec", "context", "source", "devices", "min_devices", "sessions")
 """Options that a plan has settled already."""
+ADAPTIVE = ("controller", "shadow", "decide_every", "dwell", "move_weight")
+"""Options that mean nothing without --policy."""
 
 
 def serve(
@@ -36,6 +39,19 @@ def serve(
     pipeline: Annotated[
         Pipeline, typer.Option(help="When micro-batches take steps; the others are there to compare with.")
     ] = "no-bubbles",
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Let this policy (.onnx) or quality table (.json) move split points.", show_default=False),
+    ] = None,
+    controller: Annotated[
+        ControllerName | None, typer.Option(help="How --policy is used. Default: as what it is.", show_default=False)
+    ] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Only say what --policy would move.")] = False,
+    decide_every: Annotated[int, typer.Option(help="Tokens of a session between two decisions.")] = 16,
+    dwell: Annotated[int, typer.Option(help="Tokens of a session between two moves at least.")] = 32,
+    move_weight: Annotated[
+        float, typer.Option(help="Reward that a move costs which takes as long as --decide-every tokens.")
+    ] = 0.1,
     http: Annotated[str | None, typer.Option(help="host:port of the API, instead of the file's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say on stdout, in JSON, when and where it serves.")] = False,
 ) -> None:
@@ -44,16 +60,24 @@ def serve(
     import os
 
     from agent.log import configure
+    from edgectl.adaptive_choice import AdaptiveChoice
     from edgectl.config import find_cluster_file, load_config
     from edgectl.planning import DEFAULT_BLOCK_SIZE, ServingOptions, load_plan
     from edgectl.serving import Serving, serve_cluster
+    from edgectl.split_guards import Limits
 
     config = load_config(find_cluster_file(cluster, os.environ), os.environ, {"http": http})
     chosen = tuple(name.strip() for name in devices.split(",")) if devices is not None else config.device_names()
     try:
+        limits = Limits(decide_every, dwell, move_weight=move_weight, is_shadow=shadow)
+        choice = None if policy is None else AdaptiveChoice(policy, controller, limits)
+        if choice is None:
+            _refuse_without_policy(options)
         if plan is not None:
             _refuse_planned(options)
-            serving = Serving.prepare_plan(config, model, load_plan(plan), pipeline)
+            planned = load_plan(plan)
+            quantize = planned.quantization
+            serving = Serving.prepare_plan(config, model, planned, pipeline)
         else:
             settings = ServingOptions(
                 quantization=quantize,
@@ -66,6 +90,8 @@ def serve(
                 pipeline=pipeline,
             )
             serving = Serving.prepare(config, model, settings, chosen, min_devices)
+        if choice is not None:
+            serving = serving.adapted(choice, quantize)
     except ValueError as problem:
         raise typer.BadParameter(str(problem)) from problem
     configure("warning", process="coordinator")
@@ -74,9 +100,21 @@ def serve(
 
 def _refuse_planned(options: typer.Context) -> None:
     """Raises ValueError for an option beside --plan that the plan has settled."""
-    # By name: the enumeration is click's, or the copy of it that newer versions of typer bring.
-    sources = {name: options.get_parameter_source(name) for name in PLANNED}
-    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-    if given:
-        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+    flags = _given(options, PLANNED)
+    if flags:
         raise ValueError(f"{flags}: the plan says so already; leave it out, or plan again with it")
+
+
+def _refuse_without_policy(options: typer.Context) -> None:
+    """Raises ValueError for an option of --policy without it."""
+    flags = _given(options, ADAPTIVE)
+    if flags:
+        raise ValueError(f"{flags}: nothing moves splits without --policy FILE")
+
+
+def _given(options: typer.Context, names: tuple[str, ...]) -> str:
+    """Flags of these options that stand on the command line."""
+    # By name: the enumeration is click's, or the copy of it that newer versions of typer bring.
+    sources = {name: options.get_parameter_source(name) for name in names}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    return ", ".join("--" + name.replace("_", "-") for name in given)

@@ -8,8 +8,10 @@ import pytest
 
 from agent.wire.security import generate_keys
 from edgectl.failures import ExitCode
+from rl.export import write_policy
 from tests.fakes.command_line import edgectl
 from tests.fakes.fake_engine import MODEL_DIR
+from tests.fakes.small_policy import deeper_when_lossy, small_card
 
 
 @pytest.fixture
@@ -93,3 +95,45 @@ def test_no_cluster_at_all(tmp_path: Path) -> None:
     code, text = serve(tmp_path / "absent.toml")
     assert code == ExitCode.CONFIG
     assert "edgectl init" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "exit_code", "message"),
+    [
+        (("--shadow",), ExitCode.USAGE, "--shadow: nothing moves splits without --policy FILE"),
+        (("--controller", "table", "--dwell", "8"), ExitCode.USAGE, "--controller, --dwell: nothing moves splits"),
+        (("--policy", "absent.onnx"), ExitCode.CONFIG, "absent.onnx: No such file"),
+        (("--policy", "absent.json"), ExitCode.CONFIG, "absent.json: No such file"),
+        (("--policy", "p.onnx", "--controller", "oracle"), ExitCode.USAGE, "oracle"),
+        (("--policy", "p.onnx", "--decide-every", "0"), ExitCode.USAGE, "--decide-every 0 is outside 1 to"),
+        (("--policy", "p.onnx", "--dwell", "-5"), ExitCode.USAGE, "--dwell -5 is outside 0 to"),
+        (("--policy", "p.onnx", "--move-weight", "nan"), ExitCode.USAGE, "--move-weight nan is outside"),
+        (("--policy", "t.json", "--controller", "policy"), ExitCode.CONFIG, "t.json is no .onnx file"),
+    ],
+)
+def test_a_policy_that_cannot_work_is_said_at_once(
+    cluster: Path, flags: tuple[str, ...], exit_code: ExitCode, message: str
+) -> None:
+    code, text = serve(cluster, *flags)
+    assert code == exit_code
+    assert message in text
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"{}", b'{"schema": 1}', b"[]", b"\xff\xfe{"])
+@pytest.mark.parametrize("name", ["p.onnx", "t.json"])
+def test_a_policy_file_that_is_none_is_named_and_crashes_nothing(
+    cluster: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    code, text = serve(cluster, "--policy", str(path))
+    assert code == ExitCode.CONFIG
+    assert name in text
+
+
+def test_a_policy_for_another_number_of_layers_is_refused_by_name(cluster: Path, tmp_path: Path) -> None:
+    path = tmp_path / "policy.onnx"
+    write_policy(path, deeper_when_lossy(), small_card(model="wide-48l", num_layers=48, digest=""))
+    code, text = serve(cluster, "--policy", str(path))
+    assert code == ExitCode.CONFIG
+    assert "policy.onnx: the policy was trained for 48 layers (wide-48l)" in text
