@@ -42,6 +42,8 @@ def describe(answer: dict[str, Any]) -> str:
         parts.append(table(header, stage_rows(answer["stages"])))
     if answer.get("routes"):
         parts.append(table(("route", "micro-batches", "rows in use", "ms/token"), route_rows(answer["routes"])))
+    if answer.get("adaptive") is not None:
+        parts.append(describe_splits(answer["adaptive"]))
     if answer.get("predicted") is not None:
         parts.append(describe_prediction(answer))
     sessions = answer["sessions"]
@@ -76,6 +78,48 @@ def route_rows(routes: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         in_use = f"{route['rows_in_use']} of {route['rows']}"
         rows.append((" ".join(route["devices"]), counts, in_use, _number(route["ms_per_token"], 2)))
     return rows
+
+
+def describe_splits(adaptive: dict[str, Any]) -> str:
+    """Where splits are that move, what is proposed, why it is not done, and what is known of the links."""
+    shadow = ", shadow" if adaptive["shadow"] else ""
+    moves = adaptive["moves"]
+    counts = ", ".join(f"{moves[outcome]} {outcome}" for outcome in moves if moves[outcome]) or "none"
+    took = "" if adaptive["decision_ms"] is None else f", {adaptive['decision_ms']:.2f} ms each"
+    head = (
+        f"splits by {adaptive['controller']} ({adaptive['policy']}){shadow}: {adaptive['decisions']} decisions{took}; "
+        f"moves: {counts}"
+    )
+    header = ("micro-batch", "split", "proposal", "guard", "reason")
+    rows = [
+        (
+            str(batch["number"]),
+            str(batch["split"]) + ("" if batch["moving_to"] is None else f" -> {batch['moving_to']}"),
+            "-" if batch["proposal"] is None else str(batch["proposal"]),
+            batch["guard"] or "-",
+            batch["reason"],
+        )
+        for batch in adaptive["micro_batches"]
+    ]
+    if not rows:
+        return f"{head}\nno route of two devices: nothing to split"
+    header_of_links = ("link", "channel", "loss", "sigma", "m", "rtt ms", "goodput/s")
+    links = {(batch["link"]["from"], batch["link"]["to"]): batch["link"] for batch in adaptive["micro_batches"]}
+    return "\n".join((head, table(header, rows), table(header_of_links, [_link(link) for link in links.values()])))
+
+
+def _link(link: dict[str, Any]) -> tuple[str, ...]:
+    rate = link["goodput_bytes_per_s"]
+    at_least = "at least " if link["goodput_is_lower_bound"] else ""
+    return (
+        f"{link['from']} -> {link['to']}",
+        "emulated" if link["emulated"] else "measured",
+        _number(link["loss"], 3),
+        _number(link["sigma"], 2),
+        _number(link["m"], 2),
+        _number(link["rtt_ms"], 2),
+        "-" if rate is None else f"{at_least}{rate / 1e6:,.2f} MB",
+    )
 
 
 def _wait(sessions: dict[str, Any]) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+from edgectl.cluster_settings import ClusterSettings
 from edgectl.commands.status import describe, stage_rows
 from edgectl.failures import ExitCode
+from edgectl.split_decision import AdaptiveSettings
 from edgectl.status import status_of
+from planner.channel import Channel, ChannelState
 from tests.edgectl.test_status import predicted, running
 from tests.fakes.command_line import edgectl, edgectl_against
 from tests.fakes.fake_agents import Scene
 from tests.fakes.fake_engine import FakeEngine, Script
+from tests.fakes.scripted_controller import Scripted, adaptive_scene
 
 
 def test_json_is_what_the_server_says() -> None:
@@ -69,3 +73,27 @@ def test_stage_rows() -> None:
 def test_nobody_there() -> None:
     result = edgectl("status", "--url", "http://127.0.0.1:9", "--json")
     assert (result.exit_code, result.stdout) == (ExitCode.UNAVAILABLE, "")
+
+
+def test_splits_show_where_they_are_what_is_proposed_and_why_not() -> None:
+    controller = Scripted(gain=-1.0)
+    channel = Channel((ChannelState(loss=0.125, sigma=2.0, m=1.5),))
+    scene = adaptive_scene(controller, channels={("a", "b"): channel})
+    scene.open(max_tokens=20)
+    scene.settle()
+    controller.split = 4
+    for _ in range(4):
+        scene.token()
+    text = describe(status_of(scene.cluster, scene.now))
+    assert "splits by scripted" in text
+    assert "moves: none" in text
+    (row,) = [line.split() for line in text.splitlines() if line.split()[:4] == ["1", "3", "4", "gain"]]
+    assert "does not pay" in " ".join(row)
+    (link,) = [line for line in text.splitlines() if line.startswith("a -> b")]
+    assert link.split()[3:7] == ["emulated", "0.125", "2.00", "1.50"]
+
+
+def test_a_cluster_that_never_came_has_splits_to_show_all_the_same() -> None:
+    controller = Scripted()
+    scene = Scene(settings=ClusterSettings(adaptive=AdaptiveSettings(controller, 1)), splits=controller.splits)
+    assert "nothing to split" in describe(status_of(scene.cluster, 0.0))
