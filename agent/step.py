@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.compute import kernels
-from agent.compute.damage import damage
 from agent.compute.executor import Executor
+from agent.compute.receiver import Receiver
 from agent.compute.sampling import sample
 from agent.effects import Job, Outcome
 from agent.wire.codec import CODEC_IDS, Answered, CodecId
@@ -22,11 +22,14 @@ from planner.types import Codec
 CODEC_NAMES: dict[CodecId, Codec] = {number: name for name, number in CODEC_IDS.items()}
 
 
-def run(job: Job, executor: Executor, clock: Callable[[], float]) -> Outcome:
-    """Carry a job out. Raises ValueError when the executor refuses it: nothing has been computed then."""
+def run(job: Job, executor: Executor, clock: Callable[[], float], receiver: Receiver | None = None) -> Outcome:
+    """Carry a job out. Raises ValueError when the executor refuses it: nothing has been computed then.
+
+    `receiver` is what this device mends damage with, the same for all jobs of a model.
+    """
     started_s = clock()
     saturated = executor.saturated()
-    hidden = _hidden_states(job, executor)
+    hidden = _hidden_states(job, executor, receiver or Receiver())
     every_slot_active = len(job.active) == len(job.positions)
     if not every_slot_active:
         covering = np.zeros((len(job.positions), *hidden.shape[1:]), np.float32)
@@ -53,14 +56,15 @@ def run(job: Job, executor: Executor, clock: Callable[[], float]) -> Outcome:
     )
 
 
-def _hidden_states(job: Job, executor: Executor) -> NDArray[np.float32]:
+def _hidden_states(job: Job, executor: Executor, receiver: Receiver) -> NDArray[np.float32]:
     if job.tokens:
         return executor.embed(np.array(job.tokens, np.int64))
     codec = CODEC_NAMES[job.codec]
     hidden = kernels.unpack(job.payload, codec, job.shape)
     if job.channel is not None:
-        for ref, row in zip(job.rows, hidden, strict=True):
-            damage(row, job.channel, job.layers.start, ref.position, codec=codec)
+        for ref, active, row in zip(job.rows, job.active, hidden, strict=True):
+            slot = job.first_slot + active
+            receiver.damage(row, job.channel, job.layers.start, ref.position, codec=codec, slot=slot)
     return hidden
 
 

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from agent.compute import kernels
 from agent.compute.damage import damage, lost, runs
-from planner.channel import Channel, ChannelState, erasing
+from agent.compute.packets import packets_per_token, protected_elements
+from planner.channel import Channel, ChannelState, Protection, erasing
+from tests.fakes.calibrations import calibration, related_states
 
 SIZE = 64
+KNOWN = calibration(4, SIZE)
 
 
 def hidden(tokens: int) -> NDArray[np.float32]:
@@ -45,15 +48,19 @@ CHANNELS = [
     Channel(tuple(ChannelState(loss=0.1 * k, gain=1.1, snr_db=k) for k in range(5)), coherence_tokens=2),
     Channel((ChannelState(loss=0.4),), granularity="packet", packet_bytes=64, concealment="rescale"),
     Channel((ChannelState(loss=0.4, sigma=1.0),) * 3, granularity="packet", packet_bytes=64, interleaved=True),
+    Channel((ChannelState(loss=0.3, sigma=0.1), ChannelState(snr_db=20)), concealment="lmmse", protection="repeat"),
+    Channel((ChannelState(loss=0.3),), granularity="packet", packet_bytes=64, concealment="lmmse"),
+    Channel((ChannelState(loss=0.5),), concealment="mean", protection="int8"),
 ]
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
 @given(cuts=st.lists(st.integers(1, 19), max_size=4))
 def test_nothing_depends_on_the_chunks(channel: Channel, cuts: list[int]) -> None:
-    whole = damaged(hidden(20), channel, 30)
+    values = related_states(20, SIZE, 3)
+    whole = damaged(values, channel, 30, calibration=KNOWN)
     edges = [0, *sorted(set(cuts)), 20]
-    parts = [damaged(hidden(20)[a:b], channel, 30 + a) for a, b in pairwise(edges)]
+    parts = [damaged(values[a:b], channel, 30 + a, calibration=KNOWN) for a, b in pairwise(edges)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
@@ -113,3 +120,45 @@ def test_runs_are_as_long_as_they_can_be() -> None:
 def test_a_clean_channel_leaves_every_bit() -> None:
     odd = np.array([[np.nan, -0.0, np.inf, 1e-40] * 16], np.float32)
     np.testing.assert_array_equal(damaged(odd, Channel((ChannelState(),))).view(np.uint32), odd.view(np.uint32))
+
+
+@pytest.mark.parametrize("granularity", ["element", "packet"])
+@pytest.mark.parametrize("protection", ["repeat", "int8"])
+def test_protected_elements_are_lost_only_when_both_copies_are(granularity: Any, protection: Protection) -> None:
+    state = ChannelState(loss=0.3)
+    channel = Channel((state,), 3, granularity=granularity, packet_bytes=64, protection=protection)
+    values = related_states(4000, SIZE, 3)
+    copied = KNOWN.strongest(protected_elements(SIZE, "fp16", channel))
+    assert len(copied) >= 2
+    assert packets_per_token(SIZE, "fp16", channel) == 3
+    mask = lost(0.3, channel, (4, 0), values.shape, copied=copied)
+    got = damaged(values, channel, calibration=KNOWN)
+    rest = np.setdiff1d(np.arange(SIZE), copied)
+    np.testing.assert_array_equal(got[:, rest], np.where(mask[:, rest], 0, values[:, rest]))
+    original, copy = mask[:, copied], mask[:, SIZE:]
+    assert not got[:, copied][original & copy].any()
+    np.testing.assert_array_equal(got[:, copied][~original], values[:, copied][~original])
+    by_copy = original & ~copy
+    np.testing.assert_allclose(got[:, copied][by_copy], values[:, copied][by_copy], rtol=0.02, atol=2.0)
+    assert abs((original & copy).mean() - 0.09) < 0.02
+
+
+def test_protection_changes_nothing_but_what_is_protected() -> None:
+    channels = [Channel((ChannelState(loss=0.3, sigma=1.0, gain=0.5),), 3, protection=p) for p in ("none", "repeat")]
+    plain, protected = (damaged(related_states(50, SIZE, 3), channel, calibration=KNOWN) for channel in channels)
+    rest = np.setdiff1d(np.arange(SIZE), KNOWN.strongest(protected_elements(SIZE, "fp16", channels[1])))
+    np.testing.assert_array_equal(plain[:, rest], protected[:, rest])
+    assert not np.array_equal(plain, protected)
+
+
+def test_without_a_calibration_nothing_is_protected_and_what_came_is_rescaled() -> None:
+    wanted = Channel((ChannelState(loss=0.3),), concealment="lmmse", protection="repeat")
+    had = Channel((ChannelState(loss=0.3),), concealment="rescale")
+    np.testing.assert_array_equal(damaged(hidden(9), wanted), damaged(hidden(9), had))
+
+
+def test_previous_goes_on_over_states_and_chunks() -> None:
+    channel = Channel((ChannelState(loss=1.0), ChannelState(), ChannelState(loss=1.0)), concealment="previous")
+    got = damaged(hidden(6), channel, before=hidden(9)[8])
+    expected = [hidden(9)[8], *(hidden(6)[k] for k in (1, 1, 1, 4, 4))]
+    np.testing.assert_array_equal(got, expected)
