@@ -24,6 +24,7 @@ class TcpProxy:
         self._goes.set()
         self._waking, self._wake = socket.socketpair()
         self._is_closed = False
+        self._cuts = False
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -46,10 +47,22 @@ class TcpProxy:
     def resume(self) -> None:
         self._goes.set()
 
+    def cut(self) -> None:
+        """End every connection there is; new ones go through."""
+        self._cuts = True
+        self._wake.send(b"x")
+
     def _run(self) -> None:
         while not self._is_closed:
             ready, _, _ = select.select([self._waking, self._listening, *self._others], [], [])
             self._goes.wait()
+            if self._waking in ready:
+                self._waking.recv(CHUNK_BYTES)
+            if self._cuts:
+                self._cuts = False
+                while self._others:
+                    self._others.popitem()[0].close()
+                continue
             for one in ready:
                 if one is self._listening:
                     self._accept()
