@@ -25,24 +25,23 @@ class Grid:
             raise ValueError("an axis that does not ascend")
 
     def at(self, *places: ArrayLike) -> FloatArray:
-        """Interpolated values; the places, one per axis, are broadcast against each other."""
+        """Interpolated values; the places, one per axis, are broadcast against each other. A place that
+        is no number gives none."""
         result = np.zeros(np.broadcast_shapes(*(np.shape(place) for place in places)))
         for index, weight in corners(self.axes, *places):
             # A corner without weight must not spread its NaN.
-            result = result + np.where(weight > 0.0, weight * self.values[index], 0.0)
+            result = result + np.where(weight == 0.0, 0.0, weight * self.values[index])
         return result
 
 
 def corners(axes: tuple[FloatArray, ...], *places: ArrayLike) -> list[tuple[tuple[IntArray, ...], FloatArray]]:
-    """The 2^d grid points around each place, with their weights, which sum to 1."""
+    """The grid points around each place, 2 per axis that has so many, with their weights, which sum to 1."""
     if len(places) != len(axes):
         raise ValueError(f"{len(places)} coordinates for {len(axes)} axes")
     ends = [_ends(axis, np.asarray(place, np.float64)) for axis, place in zip(axes, places, strict=True)]
     found = []
-    for choice in product((0, 1), repeat=len(axes)):
-        index = tuple(
-            np.minimum(low + up, len(axis) - 1) for (low, _), up, axis in zip(ends, choice, axes, strict=True)
-        )
+    for choice in product(*((0, 1) if len(axis) > 1 else (0,) for axis in axes)):
+        index = tuple(low + up for (low, _), up in zip(ends, choice, strict=True))
         weight = np.ones(())
         for (_, share), up in zip(ends, choice, strict=True):
             weight = weight * (share if up else 1.0 - share)

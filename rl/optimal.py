@@ -7,6 +7,7 @@ converge with the grid elsewhere. Small cases are held against enumerating every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -16,12 +17,10 @@ import numpy as np
 from scipy import sparse  # type: ignore[import-untyped]
 
 from rl.arrays import FloatArray, IntArray
-from rl.grid import Grid, corners
+from rl.grid import corners
 from rl.rollout import Decide, Starts
 from rl.split_world import SplitWorld
 
-QUADRATURE_POINTS = {0: 1, 1: 15, 2: 7}
-"""Per dimension of the noise: products of them are summed for every point of the grid."""
 _STARTS = 20_000
 
 
@@ -43,16 +42,18 @@ class GridModel:
         """`points` per axis of the channel that has no few values of its own."""
         axes = world.axes(points)
         grid = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
-        nodes, weights = gauss_hermite(world.noise_dimensions)
+        nodes, weights = gauss_hermite(world.quadrature)
         places = np.arange(len(world.splits))
         reached = np.stack(
             [world.place_after(places, np.full(len(places), action)) for action in range(len(world.actions))], axis=1
         )
         rewards = np.zeros((len(grid), *reached.shape))
-        transitions = {}
+        transitions: dict[int, Any] = {}
         for moved in np.unique(reached - places[:, None]).tolist():
-            after = _followers(world, grid, moved, nodes)
-            transitions[moved] = _matrix(axes, after, weights, len(grid))
+            if world.moves_change_channel or not transitions:
+                after = _followers(world, grid, moved, nodes)
+                matrix = _matrix(axes, after, weights, len(grid))
+            transitions[moved] = matrix
             for place, action in np.argwhere(reached - places[:, None] == moved):
                 earned = world.rewards(
                     after.reshape(-1, grid.shape[1]),
@@ -71,11 +72,14 @@ class GridModel:
                 result[:, place, action] += expected[:, self.reached[place, action]]
         return result
 
-    def grid(self, values: FloatArray) -> Grid:
-        """Values (G, S) with an axis for the place behind the channel's."""
-        shape = [len(axis) for axis in self.axes]
-        places = np.arange(values.shape[1], dtype=np.float64)
-        return Grid((*self.axes, places), values.reshape(*shape, -1))
+    def at(self, values: FloatArray, channel: FloatArray, place: IntArray) -> FloatArray:
+        """(n, ...): values (G, S, ...) read at channels (n, dimensions) and places (n,), linear between points."""
+        shape = tuple(len(axis) for axis in self.axes)
+        read = np.zeros((len(place), *values.shape[2:]))
+        for index, weight in corners(self.axes, *channel.T):
+            found = values[np.ravel_multi_index(index, shape), place]
+            read += weight.reshape(-1, *(1,) * (values.ndim - 2)) * found
+        return read
 
     def start_shares(self, seed: int = 0) -> FloatArray:
         """(G, S): how episodes begin, from many drawn starts; sums to 1."""
@@ -93,30 +97,18 @@ class Optimum:
     """The best controller that knows how many steps are left."""
 
     model: GridModel
-    values: tuple[Grid, ...]
-    """With 0, 1, ... steps to go, over channel and place."""
+    values: tuple[FloatArray, ...]
+    """(G, S) each, with 0, 1, ... steps to go."""
+    worths: tuple[FloatArray, ...]
+    """(G, S, A) each, of every action with 1, 2, ... steps to go."""
 
     def value(self, channel: FloatArray, place: IntArray) -> FloatArray:
         """(n,): the expected return of whole episodes."""
-        return self.values[-1].at(*channel.T, place)
+        return self.model.at(self.values[-1], channel, place)
 
     def worth(self, channel: FloatArray, place: IntArray, to_go: int) -> FloatArray:
-        """(n, A): each action's reward and the value after it, with `to_go` steps left, from where one really is and
-        not from the nearest point of the grid."""
-        world = self.model.world
-        nodes, weights = gauss_hermite(world.noise_dimensions)
-        result = np.empty((len(place), len(world.actions)))
-        for action in range(len(world.actions)):
-            after = world.place_after(place, np.full(len(place), action))
-            earned = np.zeros(len(place))
-            for node, weight in zip(nodes, weights, strict=True):
-                channel_after = world.channel_after(
-                    channel, after - place, np.broadcast_to(node, (len(place), len(node)))
-                )
-                later = self.values[to_go - 1].at(*channel_after.T, after)
-                earned += weight * (world.rewards(channel_after, place, after) + later)
-            result[:, action] = earned
-        return result
+        """(n, A): of each action, itself and what follows, with `to_go` steps left."""
+        return self.model.at(self.worths[to_go - 1], channel, place)
 
     @property
     def decide(self) -> Decide:
@@ -133,19 +125,20 @@ class Optimum:
 def solve(world: SplitWorld, points: int = 121) -> Optimum:
     """Backward from the last step: V_0 = 0, V_k(c, l) = max_a E[r + V_(k-1)(c', l')]."""
     model = GridModel.of(world, points)
-    values = [np.zeros(model.rewards.shape[:2])]
+    values, worths = [np.zeros(model.rewards.shape[:2])], []
     for _ in range(world.horizon):
-        values.append(model.worth(values[-1]).max(axis=2))
-    return Optimum(model, tuple(model.grid(value) for value in values))
+        worths.append(model.worth(values[-1]))
+        values.append(worths[-1].max(axis=2))
+    return Optimum(model, tuple(values), tuple(worths))
 
 
-def gauss_hermite(dimensions: int) -> tuple[FloatArray, FloatArray]:
-    """Nodes (Q, dimensions) and weights (Q,), which sum to 1, of standard normal numbers."""
-    points = QUADRATURE_POINTS[dimensions]
-    node, weight = np.polynomial.hermite_e.hermegauss(points)
-    weight = weight / weight.sum()
-    nodes = np.array(list(product(node, repeat=dimensions)), np.float64).reshape(-1 if dimensions else 1, dimensions)
-    return nodes, np.array([np.prod(choice) for choice in product(weight, repeat=dimensions)])
+def gauss_hermite(points: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
+    """Nodes (Q, dimensions) and weights (Q,), which sum to 1, of independent standard normal numbers, with so many
+    points for each."""
+    rules = [np.polynomial.hermite_e.hermegauss(count) for count in points]
+    nodes = list(product(*(node.tolist() for node, _ in rules)))
+    weights = [math.prod(choice) for choice in product(*((weight / weight.sum()).tolist() for _, weight in rules))]
+    return np.array(nodes, np.float64).reshape(len(weights), len(points)), np.array(weights, np.float64)
 
 
 def _followers(world: SplitWorld, grid: FloatArray, moved: int, nodes: FloatArray) -> FloatArray:

@@ -187,14 +187,15 @@ class QualityTable:
 
     def gain(self, loss: FloatArray, split: FloatArray, sigma: FloatArray) -> FloatArray:
         """The normalised gain of a split over one drawn evenly from the table's, at the same loss and sigma: the form
-        the authors' surrogate learns. Raises BadQualityTable where a perplexity is no number."""
-        others = np.stack([self.ppl(loss, float(first), sigma) for first in self.splits])
-        result: FloatArray = np.mean((others - self.ppl(loss, split, sigma)) / others, axis=0)
+        the authors' surrogate learns. Arguments (n,). Raises BadQualityTable where a perplexity is no number."""
+        # The mean of (PPL_0 - PPL) / PPL_0 over all PPL_0 is 1 - PPL mean(1 / PPL_0).
+        firsts = self.ppl(loss[:, None], np.array(self.splits, np.float64)[None], sigma[:, None])
+        result: FloatArray = 1.0 - self.ppl(loss, split, sigma) * np.mean(1.0 / firsts, axis=1)
         if not np.isfinite(result).all():
-            at = int(np.argmax(~np.isfinite(np.atleast_1d(result))))
-            places = np.broadcast_arrays(np.atleast_1d(loss), np.atleast_1d(split), np.atleast_1d(sigma))
-            loss_at, split_at, sigma_at = (float(place[at]) for place in places)
-            raise BadQualityTable("runs", f"no perplexity near {_named(loss_at, split_at, sigma_at)}")
+            at = int(np.argmax(~np.isfinite(result)))
+            raise BadQualityTable(
+                "runs", f"no perplexity near {_named(float(loss[at]), float(split[at]), float(sigma[at]))}"
+            )
         return result
 
     def gain_over(

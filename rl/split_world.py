@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from rl.arrays import BoolArray, FloatArray, IntArray
-from rl.channel import LEAST_M, MOST_M, loss_probability
+from rl.channel import LEAST_M, MOST_M, loss_probability, m_of_loss
 from rl.controller import Observation
 from rl.quality import Gain
 from rl.reward import RewardWeights, split_reward
@@ -51,8 +51,10 @@ class SplitWorld(ABC):
     """Observations that a learner is given at once, newest first; before the first there was the same."""
     goes_on: bool = False
     """Whether an episode's end is only where we stop looking; a learner then values what would follow."""
-    noise_dimensions: int = 0
-    """Standard normal numbers that `channel_after` takes per episode."""
+    quadrature: tuple[int, ...] = ()
+    """One entry per standard normal number that `channel_after` takes: points that dynamic programming sums it over."""
+    moves_change_channel: bool = True
+    """Whether `channel_after` depends on the move."""
     observed: tuple[str, ...]
     """Names of the numbers of one observation; the last is always the split, in layers."""
     observed_low: tuple[float, ...]
@@ -70,7 +72,7 @@ class SplitWorld(ABC):
 
     @abstractmethod
     def channel_after(self, channel: FloatArray, moved: IntArray, noise: FloatArray) -> FloatArray:
-        """The channel one step on; `moved` in splits, `noise` (n, noise_dimensions)."""
+        """The channel one step on; `moved` in splits, `noise` (n, len(quadrature))."""
 
     @abstractmethod
     def axes(self, points: int) -> tuple[FloatArray, ...]:
@@ -87,6 +89,10 @@ class SplitWorld(ABC):
     @abstractmethod
     def measured(self, channel: FloatArray, place: IntArray) -> list[Observation]:
         """What a coordinator sees, for controllers."""
+
+    @abstractmethod
+    def channel_of(self, observation: Observation) -> FloatArray | None:
+        """The channel (dimensions,) that an observation tells of, as far as it does; None: it does not."""
 
     def place_after(self, place: IntArray, action: IntArray) -> IntArray:
         """Places after actions, given by their indices."""
@@ -107,7 +113,7 @@ class SplitWorld(ABC):
         now = self.episodes
         assert now.steps < self.horizon, "these episodes are over; reset begins others"
         after = self.place_after(now.place, np.asarray(actions, np.int64))
-        noise = now.rng.standard_normal((len(after), self.noise_dimensions))
+        noise = now.rng.standard_normal((len(after), len(self.quadrature)))
         channel = self.channel_after(now.channel, after - now.place, noise)
         rewards = self.rewards(channel, now.place, after)
         now.channel, now.place, now.steps = channel, after, now.steps + 1
@@ -209,6 +215,9 @@ class AuthorsWorld(SplitWorld):
     def observe(self, channel: FloatArray, place: IntArray, rng: np.random.Generator) -> FloatArray:
         return np.stack([channel[:, 0], self.layers(place)], axis=1)
 
+    def channel_of(self, observation: Observation) -> FloatArray | None:
+        return None if observation.loss is None else np.array([observation.loss])
+
     def measured(self, channel: FloatArray, place: IntArray) -> list[Observation]:
         return [
             Observation(self.splits[at], loss=float(loss), sigma=self.sigma)
@@ -221,7 +230,8 @@ class ChannelWorld(SplitWorld):
     stays what the episode began with."""
 
     observed = ("sigma", "m", "split")
-    noise_dimensions = 1
+    quadrature = (15,)
+    moves_change_channel = False
 
     def __init__(
         self,
@@ -262,9 +272,23 @@ class ChannelWorld(SplitWorld):
     def observe(self, channel: FloatArray, place: IntArray, rng: np.random.Generator) -> FloatArray:
         return np.concatenate([channel, self.layers(place)[:, None]], axis=1)
 
+    def channel_of(self, observation: Observation) -> FloatArray | None:
+        m = shape_of(observation, self.m_range)
+        return None if m is None else np.array([observation.sigma or 0.0, m])
+
     def measured(self, channel: FloatArray, place: IntArray) -> list[Observation]:
         losses = loss_probability(channel[:, 1])
         return [
             Observation(self.splits[at], loss=float(loss), sigma=float(sigma), m=float(m))
             for at, loss, (sigma, m) in zip(place.tolist(), losses, channel, strict=True)
         ]
+
+
+def shape_of(observation: Observation, m_range: tuple[float, float]) -> float | None:
+    """The Nakagami shape that is observed, or that the observed loss has; None where neither is known."""
+    if observation.m is not None:
+        return float(np.clip(observation.m, *m_range))
+    if observation.loss is None:
+        return None
+    least, most = (float(loss_probability(m)) for m in reversed(m_range))
+    return float(m_of_loss(np.clip(observation.loss, least, most)))

@@ -26,6 +26,7 @@ def test_what_is_no_number_stays_with_its_neighbours() -> None:
     grid = Grid((np.array([0.0, 1.0, 2.0]),), np.array([1.0, 2.0, np.nan]))
     assert grid.at(1.0) == 2.0
     assert np.isnan(grid.at(1.5))
+    assert np.isnan(grid.at(np.nan))
 
 
 def test_a_wrong_shape_is_refused() -> None:

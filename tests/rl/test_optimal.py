@@ -29,7 +29,7 @@ def searched(world: SplitWorld, channel: FloatArray, place: int, to_go: int) -> 
     """Expected return from one state (1, dimensions) by recursion over actions and quadrature nodes: no grid."""
     if to_go == 0:
         return 0.0
-    nodes, weights = gauss_hermite(world.noise_dimensions)
+    nodes, weights = gauss_hermite(world.quadrature)
     best = -np.inf
     for action in range(len(world.actions)):
         before: IntArray = np.array([place])
@@ -103,9 +103,10 @@ def test_a_finer_grid_changes_nothing_that_matters() -> None:
     assert coarse.mean() == pytest.approx(fine.mean(), abs=5e-4)
 
 
-@pytest.mark.parametrize("dimensions", [0, 1, 2])
-def test_quadrature_has_the_moments_of_normal_numbers(dimensions: int) -> None:
-    nodes, weights = gauss_hermite(dimensions)
+@pytest.mark.parametrize("points", [(), (15,), (7, 5)])
+def test_quadrature_has_the_moments_of_normal_numbers(points: tuple[int, ...]) -> None:
+    nodes, weights = gauss_hermite(points)
+    assert nodes.shape == (len(weights), len(points))
     assert weights.sum() == pytest.approx(1.0)
     for node in nodes.T:
         assert [float(weights @ node**power) for power in (1, 2, 3, 4)] == pytest.approx([0.0, 1.0, 0.0, 3.0], abs=1e-9)
