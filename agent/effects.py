@@ -68,7 +68,7 @@ class Job:
     """Emulated: what happened to the hidden states on their way into this stage."""
     hands: Hands | None = None
     """Set where no layer is run: what becomes of keys and values. Its rows' slots count from `first_slot`, `shape` is
-    (rows, tokens per row, elements of all `layers` of a token), and `positions` are the rows' own."""
+    (rows, tokens per row, elements of all `layers` of a token), and only rows in `active` are written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,5 +50,6 @@ def _write(job: Job, executor: Executor) -> None:
     shape = (rows, len(job.layers), 2, spec.num_kv_heads, tokens, spec.head_dim)
     if values.size != rows * tokens * elements or values.size != np.prod(shape):
         raise ValueError(f"{values.size} elements of keys and values, {shape} expected")
-    for ref, part in zip(job.rows, values.reshape(shape), strict=True):
-        executor.write_kv(job.layers, job.first_slot + ref.row, ref.position, part)
+    for index in job.active:
+        ref = job.rows[index]
+        executor.write_kv(job.layers, job.first_slot + ref.row, ref.position, values.reshape(shape)[index])

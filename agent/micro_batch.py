@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from agent.compute.executor import IDLE
@@ -118,7 +119,7 @@ class MicroBatch:
             layers=layers,
             first_slot=self.first_slot,
             positions=tuple(ref.position for ref in frame.rows),
-            active=(),
+            active=tuple(range(len(frame.rows))),
             payload=frame.payload,
             codec=frame.codec,
             shape=frame.shape,
@@ -147,8 +148,11 @@ class MicroBatch:
         return self._handing(frame, Hands.READ if taken.kind is FrameKind.GIVE else Hands.PASS, taken.layers, since_s)
 
     def job_to_write(self, taken: Slice, frame: Frame, now: float) -> Job:
-        """At the source: write what has come."""
-        return self._handing(frame, Hands.WRITE, taken.layers, now)
+        """At the source: write what has come, but not over sessions that have taken rows meanwhile."""
+        assert self.loop is not None
+        present = {(session.row, session.generation) for session in self.loop.running()}
+        active = tuple(i for i, ref in enumerate(frame.rows) if (ref.row, ref.generation) in present)
+        return replace(self._handing(frame, Hands.WRITE, taken.layers, now), active=active)
 
     def job_for_next(self, following: NextFrame, since_s: float) -> Job:
         """The run of the source's own layers for the next frame of its token loop, which could have gone earlier."""

@@ -10,7 +10,7 @@ import asyncio
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union
 
@@ -23,7 +23,7 @@ from agent.loader import load_model
 from agent.place import ModelShape
 from agent.stage import Stage
 from agent.wire import messages
-from agent.wire.addresses import PeerKey, StageAddress
+from agent.wire.addresses import LinkShape, PeerKey, StageAddress
 from agent.wire.message import Message
 from agent.wire.messages import (
     CoordinatorAlive,
@@ -35,10 +35,14 @@ from agent.wire.messages import (
     Loaded,
     MicroBatchClosed,
     MicroBatchOpened,
+    MoveSplit,
     OpenMicroBatch,
     OpenSession,
     SessionEnded,
     SessionFailed,
+    SessionMoved,
+    SplitKept,
+    SplitMoved,
     TokenEvent,
     Welcome,
     WorkerHello,
@@ -47,7 +51,8 @@ from edgectl.config import load_config
 from edgectl.local_cluster import LocalCluster
 from edgectl.local_processes import Processes
 from edgectl.profiling_run import open_control
-from planner.types import LayerRange, Pipeline, Quantization
+from planner.channel import Channel
+from planner.types import Codec, LayerRange, Pipeline, Quantization
 
 ALIVE_S = 1.0
 PREFILL_CHUNK = 128
@@ -62,6 +67,10 @@ class Heard:
         self.tokens: defaultdict[str, list[int]] = defaultdict(list)
         self.opened_s: dict[str, float] = {}
         self.ended: set[str] = set()
+        self.splits: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        """Of each session: from which position on it was cut where."""
+        self.moves: list[tuple[float, SplitMoved | SplitKept]] = []
+        """What became of moves, and when that was heard."""
 
     def hear(self, message: object) -> None:
         match message:
@@ -70,6 +79,10 @@ class Heard:
                 self.tokens[name].append(token)
             case SessionEnded(name):
                 self.ended.add(name)
+            case SessionMoved(name, position, split):
+                self.splits[name].append((position, split))
+            case SplitMoved() | SplitKept():
+                self.moves.append((time.monotonic(), message))
             case SessionFailed(name, code, detail):
                 raise RuntimeError(f"session {name}: {code}: {detail}")
 
@@ -93,8 +106,22 @@ class DirectAgents(Heard):
         self._notices: list[object] = []
         self._stages: tuple[StageAddress, ...] = ()
         self._epoch = 0
+        self._split_points: tuple[int, ...] = ()
+        self.codec: Codec = "fp16"
 
-    async def start(self, load: Load, cuts: Sequence[int], num_layers: int) -> None:
+    async def start(
+        self,
+        load: Load,
+        cuts: Sequence[int],
+        num_layers: int,
+        *,
+        split_points: tuple[int, ...] = (),
+        links: Mapping[str, tuple[LinkShape, ...]] | None = None,
+        channel: Channel | None = None,
+    ) -> None:
+        """`split_points` are where the first cut may move, `links` per device what is emulated, `channel` what happens
+        on the first of them."""
+        self._split_points = split_points
         config = load_config(self._cluster.config, {})
         self._server = open_control(config)
         keys = {device.name: device.key for device in config.devices}
@@ -106,12 +133,22 @@ class DirectAgents(Heard):
         peers = tuple(PeerKey(name, key) for name, key in keys.items())
         edges = [0, *cuts, num_layers]
         for index, name in enumerate(self._names):
-            await self._tell(name, Welcome(messages.PROTOCOL_VERSION, "0", peers))
-            resident = ((edges[index], edges[index + 1]),)
-            await self._tell(name, Load(**{**fields_of(load), "resident": resident}))
+            await self._tell(name, Welcome(messages.PROTOCOL_VERSION, "0", peers, (links or {}).get(name, ())))
+            resident = (edges[index], edges[index + 1])
+            if split_points and index < 2:
+                bounds = (*resident, *split_points)
+                resident = (0, max(split_points)) if index == 0 else (min(split_points), max(bounds))
+            await self._tell(name, Load(**{**fields_of(load), "resident": (resident,), "cuts": split_points}))
         await self._until(lambda: self._count(Loaded) == len(keys))
         self._stages = tuple(
-            StageAddress(name, self._hellos[name].data_endpoint, keys[name], edges[i], edges[i + 1])
+            StageAddress(
+                name,
+                self._hellos[name].data_endpoint,
+                keys[name],
+                edges[i],
+                edges[i + 1],
+                channel if i == 1 else None,
+            )
             for i, name in enumerate(self._names)
         )
 
@@ -124,7 +161,9 @@ class DirectAgents(Heard):
                 await self._tell(name, messages.CloseMicroBatch(number))
         await self._until(lambda: self._count(MicroBatchClosed) == 16 * len(self._names))
         for number in range(count):
-            opening = OpenMicroBatch(number, self._epoch, rows, PREFILL_CHUNK, "fp16", self._stages, pipeline)
+            opening = OpenMicroBatch(
+                number, self._epoch, rows, PREFILL_CHUNK, self.codec, self._stages, pipeline, self._split_points
+            )
             for name in self._names:
                 await self._tell(name, opening)
         await self._until(lambda: self._count(MicroBatchOpened) == count * len(self._names))
@@ -132,6 +171,14 @@ class DirectAgents(Heard):
     async def open_session(self, opened: OpenSession) -> None:
         self.opened_s[opened.session] = time.monotonic()
         await self._server.send(self._source, messages.encode(opened))
+
+    async def move_split(self, micro_batch: int, split: int) -> None:
+        """Ask for it; `moves` says in the end what became of it."""
+        await self._server.send(self._source, messages.encode(MoveSplit(micro_batch, split)))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Until what was heard satisfies it."""
+        await self._until(condition)
 
     async def until_ended(self, names: Sequence[str]) -> None:
         await self._until(lambda: set(names) <= self.ended)
@@ -174,7 +221,7 @@ class DirectAgents(Heard):
                     self._source = origin
                 case Failed():
                     raise RuntimeError(f"{device}: {message}")
-                case TokenEvent() | SessionEnded() | SessionFailed():
+                case TokenEvent() | SessionEnded() | SessionFailed() | SessionMoved() | SplitMoved() | SplitKept():
                     self.hear(message)
                 case Loaded() | MicroBatchOpened() | MicroBatchClosed():
                     self._notices.append(message)

@@ -18,8 +18,8 @@ from planner.types import LayerRange
 Float32 = NDArray[np.float32]
 KvArray = NDArray[Any]
 """Keys and values of one slot: [layers, 2, kv heads, tokens, head size], in the element type of the pool."""
-IDLE = -1
-"""A position that says: this slot is not in the run."""
+IDLE = -(1 << 31)
+"""A position that says: this slot is not in the run. No mistake in arithmetic comes to it."""
 
 
 class Executor(Protocol):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.compute import onnx_executor
+from agent.compute.executor import IDLE
 from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
 from agent.compute.onnx_session import CUDA, SessionSettings
 from agent.errors import BadCheckpoint, ProviderUnavailable
@@ -197,6 +198,70 @@ def test_default_blocks_are_even_and_bounded(most: int, blocks: list[int], monke
     monkeypatch.setattr(onnx_executor, "BLOCK_BYTES", most * layer_weight_bytes(spec, "fp32", 32))
     settings = ExecutorSettings((LayerRange(1, 8),), 1, 20, "fp32", 32)
     assert [len(block) for block in OnnxExecutor.load(RandomWeights(spec), settings).blocks] == blocks
+
+
+def test_blocks_between_cuts_are_even_and_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = dataclasses.replace(SMALL, num_layers=8, sliding_windows=(None,) * 8)
+    monkeypatch.setattr(onnx_executor, "BLOCK_BYTES", 2 * layer_weight_bytes(spec, "fp32", 32))
+    settings = ExecutorSettings((LayerRange(0, 8),), 1, 20, "fp32", 32, cuts=(3,))
+    blocks = OnnxExecutor.load(RandomWeights(spec), settings).blocks
+    assert [(block.start, block.stop) for block in blocks] == [(0, 1), (1, 3), (3, 4), (4, 6), (6, 8)]
+
+
+@pytest.mark.parametrize("quantization", ["fp32", "int8"])
+def test_layers_change_hands_bit_by_bit(quantization: str) -> None:
+    """A chunk and tokens, cut at 2, then 3, then 1: what comes out is what one executor gives."""
+    whole = load(quantization=quantization, cuts=())
+    source = load(quantization=quantization, resident=(LayerRange(0, 3),), cuts=(1, 2))
+    edge = load(quantization=quantization, resident=(LayerRange(1, 4),), cuts=(2, 3))
+    position, before = 0, 2
+    for tokens, split in ((6, 2), (1, 2), (1, 3), (1, 3), (1, 1), (3, 1), (1, 3)):
+        changed = LayerRange(min(before, split), max(before, split)) if before != split else None
+        if changed is not None:
+            giver, taker = (edge, source) if split > before else (source, edge)
+            taker.write_kv(changed, 1, 0, giver.read_kv(changed, 1, 0, position))
+        before = split
+        x = hidden(1, tokens)
+        expected = whole.forward(ALL, x, 1, [position]).copy()
+        middle = source.forward(LayerRange(0, split), x, 1, [position])
+        np.testing.assert_array_equal(edge.forward(LayerRange(split, 4), middle, 1, [position]), expected)
+        position += tokens
+
+
+def test_keys_and_values_that_do_not_fit_are_refused() -> None:
+    one = load()
+    one.forward(ALL, hidden(1, 5), 1, [0])
+    values = one.read_kv(LayerRange(1, 3), 1, 0, 5)
+    assert values.shape == (2, 2, SMALL.num_kv_heads, 5, SMALL.head_dim)
+    assert np.abs(values).sum(axis=(1, 2, 4)).all()
+    reads = [((0, 5), 1, 0, 5), ((0, 4), 1, 0, 6), ((0, 4), 0, 0, 1), ((0, 4), 3, 0, 1), ((0, 4), 1, 3, 3)]
+    for (start, stop), slot, first, last in reads:
+        with pytest.raises(ValueError, match="keys and values"):
+            one.read_kv(LayerRange(start, stop), slot, first, last)
+    before = one.read_kv(ALL, 1, 0, 5)
+    for slot, first, wrong in [(1, 6, values), (1, 18, values), (1, 0, values[:1]), (1, 0, values.astype(np.float16))]:
+        with pytest.raises(ValueError, match="keys and values"):
+            one.write_kv(LayerRange(1, 3), slot, first, wrong)
+    np.testing.assert_array_equal(one.read_kv(ALL, 1, 0, 5), before)
+    one.write_kv(LayerRange(1, 3), 2, 0, values)
+    np.testing.assert_array_equal(one.read_kv(LayerRange(1, 3), 2, 0, 5), values)
+    with pytest.raises(ValueError, match="holds 0 tokens"):
+        one.forward(ALL, hidden(1, 1), 2, [5])
+
+
+def test_an_idle_slot_stays_as_it_is() -> None:
+    one, other = load(), load()
+    for slot in range(3):
+        one.forward(ALL, hidden(1, 4 + slot), slot, [0])
+        other.forward(ALL, hidden(1, 4 + slot), slot, [0])
+    before = one.read_kv(ALL, 1, 0, 5)
+    x = hidden(3, 1)
+    around = one.forward(ALL, x, 0, [4, IDLE, 6]).copy()
+    for slot, position in ((0, 4), (2, 6)):
+        np.testing.assert_array_equal(other.forward(ALL, x[slot : slot + 1], slot, [position])[0], around[slot])
+    np.testing.assert_array_equal(one.read_kv(ALL, 1, 0, 5), before)
+    with pytest.raises(ValueError, match="hold 5"):
+        one.read_kv(ALL, 1, 0, 6)
 
 
 def test_progress_counts_layers() -> None:
