@@ -128,6 +128,7 @@ class Adapter:
             return []  # Said again after a connection broke.
         before, batch.split = batch.split, event.split
         state.target, state.since_move, state.back_off, state.kept_because = None, 0.0, 0.0, ""
+        self._wake()
         self.moves["moved"] += 1
         self.moved_bytes += max(0, event.bytes)
         took = f"{event.bytes} bytes in {1e3 * event.seconds:.0f} ms"
@@ -189,7 +190,8 @@ class Adapter:
         state.progress = 0.0
         state.view = self.around.view(route, seated)
         present = batch.split if state.target is None else state.target
-        proposal = self.around.propose(state.view.observation(present), route.split_points)
+        propose = self.around.propose if seated else self.around.follow
+        proposal = propose(state.view.observation(present), route.split_points)
         place = replace(
             self.around.place(route, state.view, seated, present, proposal.split),
             since_move_tokens=state.since_move,
@@ -227,9 +229,17 @@ class Adapter:
         return ""
 
     def _give_up(self, state: SplitState, outcome: Outcome, because: str) -> None:
+        self._wake()
         self.moves[outcome] += 1
         state.target, state.kept_because = None, because
         state.back_off = self.settings.limits.back_off_tokens
+
+    def _wake(self) -> None:
+        """A link is free: who waited for it decides with its next token, before the one that had it is due again."""
+        for _, batch in self._batches():
+            state = self.state_of(batch)
+            if state.guard == "under-way":
+                state.progress = math.inf
 
     def _movable(self, number: int) -> tuple[RouteRecord, MicroBatchRecord] | None:
         """An open micro-batch that has anywhere to move to."""

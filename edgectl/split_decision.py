@@ -11,7 +11,7 @@ from edgectl.devices import DeviceTable
 from edgectl.link_view import LinkView, view_link
 from edgectl.routes import RouteRecord
 from edgectl.sessions import SessionRecord, SessionTable
-from edgectl.split_guards import Limits, Place, handover
+from edgectl.split_guards import HORIZON_DECISIONS, Limits, Place, handover
 from planner.channel import Channel
 from rl.controller import Observation, Proposal
 
@@ -89,6 +89,22 @@ class Surroundings:
                 proposal = Proposal(nearest, None, reason)
         if proposal.gain is None and proposal.split != present:
             return replace(proposal, gain=settings.price(observation, proposal.split))
+        return proposal
+
+    def follow(self, observation: Observation, points: Sequence[int]) -> Proposal:
+        """Where a controller comes to that moves by small steps, were the channel to stay: nothing is to be handed
+        over before a session begins, so its first steps need not wait for each other."""
+        proposal = self.propose(observation, points)
+        seen = {observation.split}
+        for _ in range(HORIZON_DECISIONS - 1):
+            if proposal.split in seen or proposal.split not in points:
+                break
+            seen.add(proposal.split)
+            following = self.propose(replace(observation, split=proposal.split), points)
+            if following.split in seen or following.split not in points:
+                break
+            gains = (proposal.gain, following.gain)
+            proposal = replace(following, gain=None if None in gains else sum(gain or 0.0 for gain in gains))
         return proposal
 
     def place(

@@ -124,7 +124,7 @@ def test_it_waits_between_moves_and_one_move_at_a_time_goes_over_a_link() -> Non
     assert len(moves(scene)) == 1
     assert state(scene, 1)[1:] == ("under-way", "micro-batch 1 moves to split 5")
     scene.settle()
-    tokens(scene, 4, second)
+    tokens(scene, 1, second)
     scene.settle()
     assert (split(scene, 0), split(scene, 1)) == (5, 5)
     controller.split = 2
@@ -134,6 +134,15 @@ def test_it_waits_between_moves_and_one_move_at_a_time_goes_over_a_link() -> Non
     assert moves(scene) == [MoveSplit(3, 2)]
     tokens(scene, 12, first)
     assert state(scene, 0)[1] == "under-way"
+
+
+def test_who_waited_for_a_link_is_next() -> None:
+    scene = adaptive_scene(Scripted(split=5), wide(micro_batches=2, rows=1))
+    _, second = scene.open(max_tokens=40), scene.open(max_tokens=40)
+    assert state(scene, 1)[1] == "under-way"
+    scene.settle()
+    tokens(scene, 1, second)
+    assert moves(scene) == [MoveSplit(3, 5)]
 
 
 def test_routes_over_other_links_move_at_the_same_time() -> None:

@@ -7,6 +7,7 @@ import pytest
 from agent.wire.messages import Heartbeat
 from edgectl.split_decision import AdaptiveSettings
 from edgectl.split_guards import Limits
+from rl.controller import Observation
 from tests.fakes.scripted_controller import Scripted, adaptive_scene, control, moves, split, state, tokens
 
 
@@ -70,3 +71,37 @@ def test_a_device_without_memory_or_without_a_word_gets_no_layers() -> None:
     scene.tick(2.0)
     tokens(scene, 4)
     assert state(scene)[1:] == ("suspected", "b was not heard for a while")
+
+
+def test_before_a_session_begins_small_steps_are_taken_at_once() -> None:
+    controller = Scripted(ask=lambda seen: min(5, seen.split + 1), gain=0.5)
+    scene = adaptive_scene(controller)
+    scene.open(max_tokens=40)
+    assert [move.split for move in moves(scene)] == [5]
+    scene.settle()
+    assert split(scene) == 5
+
+
+def test_a_controller_that_goes_in_circles_is_followed_once_around() -> None:
+    scene = adaptive_scene(Scripted(ask=lambda seen: {3: 4, 4: 5, 5: 4}[seen.split]))
+    scene.open(max_tokens=40)
+    scene.settle()
+    assert split(scene) == 5
+    beyond = adaptive_scene(Scripted(ask=lambda seen: seen.split + 1))
+    beyond.open(max_tokens=40)
+    beyond.settle()
+    assert split(beyond) == 5
+
+
+def test_steps_that_lose_together_are_not_taken() -> None:
+    gains = iter([0.5, -2.0])
+
+    def losing(seen: Observation) -> int:
+        controller.gain = next(gains, 0.0)
+        return min(5, seen.split + 1)
+
+    controller = Scripted(ask=losing)
+    scene = adaptive_scene(controller)
+    scene.open(max_tokens=40)
+    assert moves(scene) == []
+    assert state(scene)[1] == "gain"
