@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import ConfigError
-from edgectl.model_source import LocatedModel, describe_model, locate_model
+from edgectl.model_source import CACHE_DIR, LocatedModel, describe_model, locate_model
 from edgectl.planning import ServedModel
 from edgectl.quality_points import ModelKind
 from edgectl.text_windows import WINDOW_TOKENS, TextWindows, read_text, windows_of
@@ -87,28 +87,37 @@ def check_splits(subject: Subject, splits: Sequence[int]) -> None:
 def load_meter(
     subject: Subject, splits: Sequence[int], progress: Callable[[int, int], None] = _no_progress
 ) -> PerplexityMeter:
-    """Loads all layers here, cut at the splits. Raises ConfigError, AgentError and PlannerError."""
-    from agent.compute.checkpoint import Checkpoint
-    from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
+    """Loads all layers here as an agent would, cut at the splits. Raises ConfigError, AgentError and PlannerError."""
     from agent.compute.perplexity import PerplexityMeter
-    from agent.compute.provider_probe import choose_provider, session_settings
-    from agent.device.sensors.host import has_nvidia_device, physical_cores
-    from planner.types import LayerRange
+    from agent.compute.provider_probe import choose_provider
+    from agent.config import AgentConfig
+    from agent.device.sensors.host import has_nvidia_device
+    from agent.loader import load_model
+    from agent.wire.messages import Load
 
     check_splits(subject, splits)
-    kind = subject.kind
-    settings = ExecutorSettings(
-        resident=(LayerRange(0, subject.model.spec.num_layers),),
-        slots=1,
-        context=subject.window,
+    located, kind = subject.located, subject.kind
+    config = AgentConfig(
+        name="this-process",
+        models_dir=located.directory.parent,
+        cache_dir=CACHE_DIR.expanduser(),
+        threads=int(os.environ.get("EDGE_AGENT__THREADS", "0")),
+    )
+    request = Load(
+        model=located.directory.name,
+        digest=subject.model.digest,
+        resident=((0, subject.model.spec.num_layers),),
         quantization=kind.quantization,
         block_size=kind.block_size,
         boundary=kind.boundary,
-        session=session_settings(
-            choose_provider("auto") if has_nvidia_device() else "cpu",
-            threads=int(os.environ.get("EDGE_AGENT__THREADS", "0")) or physical_cores(),
-        ),
+        slots=1,
+        context=subject.window,
         cuts=tuple(sorted(set(splits))),
     )
-    executor = OnnxExecutor.load(Checkpoint.open(subject.located.directory), settings, progress)
-    return PerplexityMeter(executor, subject.text.windows, kind.wire)
+    loaded = load_model(
+        request,
+        config,
+        choose_provider("auto") if has_nvidia_device() else "cpu",
+        lambda done, total, bytes_done=0, bytes_total=0: progress(done, total),
+    )
+    return PerplexityMeter(loaded.executor, subject.text.windows, kind.wire)

@@ -38,7 +38,7 @@ def plot_perplexity(found: Sequence[Collected], path: Path, caption: str = "") -
         ) from problem
 
     with matplotlib.rc_context({"svg.hashsalt": "edgectl", "font.size": 9}):
-        figure = Figure(figsize=(5.5 * len(found), 8.0), layout="constrained")
+        figure = Figure(figsize=(6.5 * len(found), 8.0), layout="constrained")
         panels = figure.subplots(2, len(found), squeeze=False)
         for column, collected in enumerate(found):
             panels[0][column].set_title(collected.subject.model.name)
@@ -119,14 +119,14 @@ def _draw(
         axes.set_yscale("log")
     axes.set_ylabel("perplexity")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _channel(record: QualityRecord, records: Sequence[QualityRecord]) -> str:
     """The channel in as many words as it takes to tell the records' channels apart."""
     words = []
     if len({each.loss for each in records}) > 1:
-        words.append(f"loss {record.loss:g}")
+        words.append(f"loss {record.loss:.3g}")
     if len({(each.sigma, each.snr_db) for each in records}) > 1:
         words.append(_noise(record))
     return ", ".join(words) or f"loss {record.loss:g}, {_noise(record)}"

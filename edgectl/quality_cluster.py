@@ -45,17 +45,25 @@ def measure_on_cluster(
 ) -> None:
     """Has the devices of cluster.toml measure what is missing and adds each result as it comes.
 
-    Raises ConfigError where the control endpoint is taken, CommandFailure when something is left that no device can do.
+    Raises ConfigError where the control endpoint is taken, CommandFailure without devices and when something is left
+    that none can do.
     """
     if not missing:
         return
-    control = open_control(config)
-    try:
-        spread = spread_for(config, subject, channel_for, missing, wait_s)
-        say(f"waiting for {', '.join(config.device_names())} at {control.endpoint}")
-        asyncio.run(run_spread(spread, control, add))
-    finally:
-        control.close()
+    if not config.devices:
+        raise CommandFailure(
+            ExitCode.CONFIG, "cluster.toml lists no device", "`edge-agent init` prints a device's block"
+        )
+
+    async def measure() -> None:
+        control = open_control(config)
+        try:
+            say(f"waiting for {', '.join(config.device_names())} at {control.endpoint}")
+            await run_spread(spread_for(config, subject, channel_for, missing, wait_s), control, add)
+        finally:
+            control.close()
+
+    asyncio.run(measure())
 
 
 def spread_for(

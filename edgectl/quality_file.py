@@ -10,6 +10,7 @@ import fcntl
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgectl.quality_points import QualityPoint
 FORMAT = "edgectl quality measurements 1"
 MAX_FILE_BYTES = 256 << 20
 """A million runs are 150 MB."""
+_BEGINNING = b'{"format":'
 _POINT_FIELDS = tuple(each.name for each in fields(QualityPoint))
 
 
@@ -78,12 +80,15 @@ class QualityFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as problem:
             raise ConfigError(f"--out {self._path}: another process is adding to it") from problem
-        if os.fstat(self._file.fileno()).st_size > MAX_FILE_BYTES:
+        status = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"--out {self._path}: no regular file; name a new one")
+        if status.st_size > MAX_FILE_BYTES:
             raise ConfigError(f"--out {self._path}: more than {MAX_FILE_BYTES >> 20} MiB; name a new file")
         self._file.seek(0)
         data = self._file.read()
         whole = data.rfind(b"\n") + 1
-        if whole == 0 and data and not data.startswith(b'{"format":'):
+        if whole == 0 and data[: len(_BEGINNING)] != _BEGINNING[: len(data)]:
             # Nothing of ours was interrupted here.
             raise ConfigError(f"--out {self._path}: no file of quality measurements; name a new file")
         lines = data[:whole].decode("utf-8", errors="replace").splitlines()
