@@ -122,7 +122,7 @@ def compare(
     if STATIC in names:
         file = directory / f"static-{best}.json"
         file.write_text(static_table(table, best).to_json(), encoding="utf-8")
-        live.insert(0, Contender(STATIC, ("--policy", str(file), "--controller", "table"), best))
+        live.insert(0, Contender(STATIC, ("--policy", str(file), "--controller", STATIC), best))
     rows = []
     for contender in live:
         say(f"{contender.name}: {trial.tokens} tokens on two agents")

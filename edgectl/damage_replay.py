@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from agent import step
 from agent.compute.executor import Executor
+from agent.compute.receiver import Receiver
 from agent.effects import Job, Outcome, RowSampling
 from agent.wire.codec import CODEC_IDS, CodecId, FrameKind, RowRef
 from agent.wire.messages import Sampling
@@ -24,7 +25,7 @@ from planner.types import Codec, LayerRange
 
 if TYPE_CHECKING:
     from edgectl.model_source import LocatedModel
-    from edgectl.planning import ServingOptions
+    from edgectl.planning import ServedModel, ServingOptions
 
 Schedule = tuple[tuple[int, int], ...]
 """(position, split): hidden states of the tokens from this position on leave the source after so many layers."""
@@ -90,44 +91,49 @@ def chunks(start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def replay(executor: Executor, session: RecordedSession, slot: int = 0) -> Iterator[int]:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Where a session is run again."""
+
+    executor: Executor
+    session: RecordedSession
+    receiver: Receiver
+    slot: int
+
+
+def replay(
+    executor: Executor, session: RecordedSession, receiver: Receiver | None = None, slot: int = 0
+) -> Iterator[int]:
     """Tokens of the session as they were sampled, the one that ended it included.
 
     `executor` has every layer resident, and blocks that begin at every split and cut; what its slot holds is written
-    over. Raises ValueError for a split the executor has no cut at, CannotSample where damage left nothing to choose by.
+    over. `receiver` knows of the model what the receiving device knew; None: nothing. Raises ValueError for a split the
+    executor has no cut at, CannotSample where damage left nothing to choose by.
     """
+    run = _Run(executor, session, receiver or Receiver(), slot)
     chooser = RowSampling(session.sampling)
     stops = set(session.stop_ids)
     position, token = 0, -1
     for start, stop, split in pieces(session.schedule, 0, len(session.prompt)):
         for begin, end in chunks(start, stop, PREFILL_CHUNK_TOKENS):
             is_last = end == len(session.prompt)
-            token = _pass(
-                executor, session, (slot, begin, split), session.prompt[begin:end], chooser if is_last else None
-            )
+            token = _pass(run, begin, split, session.prompt[begin:end], chooser if is_last else None)
             position = end
     for generated in range(1, session.max_tokens + 1):
         chooser.generated[token] += 1
         yield token
         if token in stops or generated == session.max_tokens or position == executor.context:
             return
-        token = _pass(executor, session, (slot, position, split_at(session.schedule, position)), (token,), chooser)
+        token = _pass(run, position, split_at(session.schedule, position), (token,), chooser)
         position += 1
 
 
-def _pass(
-    executor: Executor,
-    session: RecordedSession,
-    place: tuple[int, int, int],
-    tokens: Sequence[int],
-    chooser: RowSampling | None,
-) -> int:
-    """Tokens at `place` (slot, position, split) through all stages; what was sampled, -1 without a chooser."""
-    slot, position, split = place
-    edges = [0, split, *session.later_cuts, executor.spec.num_layers]
+def _pass(run: _Run, position: int, split: int, tokens: Sequence[int], chooser: RowSampling | None) -> int:
+    """Tokens from a position on through all stages; what was sampled, -1 without a chooser."""
+    session, layers = run.session, run.executor.spec.num_layers
     outcome = Outcome()
-    for number, (start, stop) in enumerate(pairwise(edges)):
-        is_last = stop == executor.spec.num_layers
+    for number, (start, stop) in enumerate(pairwise([0, split, *session.later_cuts, layers])):
+        is_last = stop == layers
         job = Job(
             kind=FrameKind.PREFILL if position < len(session.prompt) else FrameKind.DECODE,
             micro_batch=0,
@@ -136,19 +142,28 @@ def _pass(
             rows=(RowRef(0, 0, position),),
             sample=is_last and chooser is not None,
             layers=LayerRange(start, stop),
-            first_slot=slot,
+            first_slot=run.slot,
             positions=(position,),
             active=(0,),
             tokens=(tuple(tokens),) if number == 0 else (),
             payload=outcome.payload,
             codec=CodecId.NONE if number == 0 else CODEC_IDS[session.codec],
-            shape=outcome.shape if number else (1, len(tokens), executor.spec.hidden_size),
+            shape=outcome.shape if number else (1, len(tokens), run.executor.spec.hidden_size),
             outgoing=CodecId.NONE if is_last else CODEC_IDS[session.codec],
             choosers=(chooser,) if is_last and chooser is not None else (),
             channel=session.channel if number == 1 else None,
         )
-        outcome = step.run(job, executor, time.monotonic)
+        outcome = step.run(job, run.executor, time.monotonic, run.receiver)
     return outcome.answers[0].token if outcome.answers else -1
+
+
+def load_receiver(located: LocatedModel, model: ServedModel) -> Receiver:
+    """What a device knows that has this model here: its calibrations where there are any. Raises BadCheckpoint and
+    ModelMismatch for a file that is none of this model."""
+    from agent.compute.calibration import find_calibrations
+
+    size = model.spec.hidden_size
+    return Receiver(find_calibrations(located.directory.parent, located.directory.name, None, model.digest, size))
 
 
 def load_all_layers(
