@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch import nn
 
 from rl.dense import Activation, Dense
@@ -71,6 +72,9 @@ class TrainSettings:
     entropy: float = 0.0
     """Weight of the policy's entropy in the loss; DQN has none."""
     hidden: tuple[int, ...] = (64, 64)
+    centred: bool = False
+    """Rewards less their mean so far. All episodes are equally long, so this prefers no policy to another; but how much
+    of an episode is left, which no observation tells, no longer drowns what a move is worth."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.rollout < 2 or self.epochs < 1 or self.seed < 0:
@@ -92,6 +96,19 @@ class TrainSettings:
 AUTHORS = TrainSettings()
 AUTHORS_TRUE_PPL = TrainSettings(steps=6_000, rollout=100, batch_size=25)
 """Of their run with measured perplexities."""
+
+TUNED = TrainSettings(
+    rollout=2_000,
+    batch_size=250,
+    learning_rate=2e-3,
+    final_learning_rate=0.0,
+    gamma=1.0,
+    gae_lambda=1.0,
+    entropy=0.003,
+    centred=True,
+)
+"""What brought PPO from 0.88 to 0.97 of the head-room on the authors' surface, in a third of the time: rewards centred,
+nothing discounted within an episode, longer rollouts in larger batches, and a rate that falls to zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +182,7 @@ def _learner(world: SplitWorld, settings: TrainSettings, log_dir: Path | None) -
             count, steps = environments(world, rollout)
             return PPO(
                 "MlpPolicy",
-                SplitVecEnv(world, count, settings.seed),
+                _environments(world, count, settings),
                 n_steps=steps,
                 batch_size=min(settings.batch_size or 100, count * steps),
                 n_epochs=settings.epochs,
@@ -178,7 +195,7 @@ def _learner(world: SplitWorld, settings: TrainSettings, log_dir: Path | None) -
         case "a2c":
             return A2C(
                 "MlpPolicy",
-                SplitVecEnv(world, min(_A2C_ENVIRONMENTS, max(settings.steps // _A2C_STEPS, 1)), settings.seed),
+                _environments(world, min(_A2C_ENVIRONMENTS, max(settings.steps // _A2C_STEPS, 1)), settings),
                 n_steps=_A2C_STEPS,
                 learning_rate=_rate(settings, 7e-4),
                 gae_lambda=1.0 if settings.gae_lambda is None else settings.gae_lambda,
@@ -188,7 +205,7 @@ def _learner(world: SplitWorld, settings: TrainSettings, log_dir: Path | None) -
         case "dqn":
             return DQN(
                 "MlpPolicy",
-                SplitVecEnv(world, LEAST_ENVIRONMENTS, settings.seed),
+                _environments(world, LEAST_ENVIRONMENTS, settings),
                 learning_rate=_rate(settings, 1e-4),
                 batch_size=settings.batch_size or 32,
                 buffer_size=min(settings.steps, 1_000_000) + LEAST_ENVIRONMENTS,
@@ -197,6 +214,23 @@ def _learner(world: SplitWorld, settings: TrainSettings, log_dir: Path | None) -
                 gradient_steps=LEAST_ENVIRONMENTS // _DQN_STEPS_PER_UPDATE,
                 **shared,
             )
+
+
+def _environments(world: SplitWorld, count: int, settings: TrainSettings) -> SplitVecEnv:
+    return (_Centred if settings.centred else SplitVecEnv)(world, count, settings.seed)
+
+
+class _Centred(SplitVecEnv):
+    """Rewards less their mean so far; returns in `infos` stay what they are."""
+
+    def __init__(self, world: SplitWorld, num_envs: int, seed: int) -> None:
+        super().__init__(world, num_envs, seed)
+        self._sum, self._count = 0.0, 0
+
+    def step_wait(self) -> VecEnvStepReturn:
+        seen, reward, over, infos = super().step_wait()
+        self._sum, self._count = self._sum + float(reward.sum()), self._count + reward.size
+        return seen, reward - np.float32(self._sum / self._count), over, infos
 
 
 def _rate(settings: TrainSettings, default: float) -> float | Callable[[float], float]:

@@ -17,7 +17,7 @@ from rl.evaluate import by_network
 from rl.rollout import Starts, at_random, play
 from rl.split_env import SplitVecEnv
 from rl.split_world import ACTIONS_3, AuthorsWorld
-from rl.train import AUTHORS, AUTHORS_TRUE_PPL, Algorithm, TrainSettings, environments, policy_layers, train
+from rl.train import AUTHORS, AUTHORS_TRUE_PPL, Algorithm, TrainSettings, _Centred, environments, policy_layers, train
 
 SHORT = TrainSettings(steps=400, rollout=200)
 
@@ -69,6 +69,26 @@ def test_layers_score_as_the_library_does() -> None:
     np.testing.assert_allclose(
         scores - scores.mean(1, keepdims=True), expected - expected.mean(1, keepdims=True), atol=1e-5
     )
+
+
+def test_centred_rewards_change_no_return_and_no_order() -> None:
+    plain, centred = SplitVecEnv(world(), 4, 0), _Centred(world(), 4, 0)
+    actions = np.random.default_rng(3).integers(0, 3, (10, 4))
+    for env in (plain, centred):
+        env.reset()
+    ours: list[Any] = []
+    theirs: list[Any] = []
+    for row in actions:
+        for env, kept in ((plain, theirs), (centred, ours)):
+            env.step_async(row)
+            kept.append(env.step_wait())
+    for (seen, reward, over, infos), (other, full, ended, told) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(seen, other)
+        np.testing.assert_array_equal(over, ended)
+        np.testing.assert_allclose(np.diff(reward), np.diff(full), rtol=1e-5)
+        assert [info.get("episode") for info in infos] == [info.get("episode") for info in told]
+    mean = np.mean([full for _, full, _, _ in theirs])
+    np.testing.assert_allclose(ours[-1][1], theirs[-1][1] - mean, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rollout", [100, 300, 400, 2000])
