@@ -17,8 +17,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, numpy_helper
 
+from rl.channel import loss_probability
 from rl.controller import Observation, Proposal
-from rl.policy_card import INPUT, METADATA_KEY, OUTPUT, BadPolicy, PolicyCard, parse_card
+from rl.policy_card import INPUT, METADATA_KEY, OUTPUT, BadPolicy, Feature, PolicyCard, parse_card
+from rl.split_world import shape_of
 
 MOST_BYTES = 16 << 20
 """Of a policy file; a network of 64-64 with its quality table has 0.3 MiB."""
@@ -86,11 +88,12 @@ class SplitPolicy:
     def propose(self, observation: Observation) -> Proposal:
         """Raises ValueError for a split it does not know."""
         self.card.destination(observation.split, 0)
-        numbers = [getattr(observation, feature.name) for feature in self.card.observation]
-        for feature, number in zip(self.card.observation, numbers, strict=True):
+        scaled = []
+        for feature in self.card.observation:
+            number = _number_of(feature, observation)
             if number is None:
                 return Proposal(observation.split, None, f"{feature.name} is not known")
-        scaled = [feature.scaled(float(number)) for feature, number in zip(self.card.observation, numbers, strict=True)]
+            scaled.append(feature.scaled(number))
         action = int(np.argmax(self._scores(np.asarray([scaled], np.float32))[0]))
         split = self.card.destination(observation.split, action)
         return Proposal(split, None, f"{self.card.learner or self.name} moves by {self.card.moves[action]}")
@@ -111,6 +114,18 @@ class SplitPolicy:
             raise BadPolicy(f"the network gives {scores.shape[1:]} scores, its card has {len(self.card.moves)} moves")
         if not np.isfinite(scores).all():
             raise BadPolicy("the network's scores are not finite")
+
+
+def _number_of(feature: Feature, observation: Observation) -> float | None:
+    """A shape and a loss follow from each other where one is known; noise nobody speaks of is none."""
+    if feature.name == "m":
+        return shape_of(observation, (feature.low, feature.high))
+    number: float | None = getattr(observation, feature.name)
+    if number is None and feature.name == "sigma":
+        return 0.0
+    if number is None and feature.name == "loss" and observation.m is not None:
+        return float(loss_probability(observation.m))
+    return None if number is None else float(number)
 
 
 def _parsed(data: bytes) -> ModelProto:

@@ -20,6 +20,9 @@ INPUT, OUTPUT = "observation", "scores"
 """Names of the network's one input (rows, features) and one output (rows, moves)."""
 
 FeatureName = Literal["loss", "sigma", "m", "rtt_ms", "goodput_bytes_per_s", "split"]
+WorldName = Literal["channel", "drift", "harder"]
+"""The paper's fading (`ChannelWorld`), the authors' drift of the loss (`AuthorsWorld`), and the one where moves cost
+something (`HarderWorld`)."""
 FEATURES: tuple[str, ...] = get_args(FeatureName)
 
 MOST_SPLITS = 1024
@@ -66,6 +69,8 @@ class PolicyCard:
     """Of the reward it was trained for."""
     quality: str = ""
     """The quality table it was trained with, as JSON; empty: none, and gains of proposals are not known."""
+    world: WorldName = "channel"
+    """What it was trained in."""
     learner: str = ""
     trained_on: str = ""
     """Where its rewards came from: table, surrogate, authors' surface, measured perplexity."""

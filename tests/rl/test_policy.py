@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from rl.controller import Observation
+from rl.dense import Dense
 from rl.export import network_model, write_policy
 from rl.policy import SplitPolicy
 from rl.policy_card import METADATA_KEY, BadPolicy, Feature, PolicyCard, dump_card
@@ -40,6 +41,30 @@ def test_it_stays_where_the_channel_is_unknown(policy: SplitPolicy) -> None:
     proposal = policy.propose(Observation(8))
     assert proposal.split == 8
     assert "loss" in proposal.reason
+
+
+def seeing(*features: Feature) -> SplitPolicy:
+    """Goes deeper where its first number is above the middle of its range."""
+    card = small_card(observation=(*features, Feature("split", 1.0, 16.0)))
+    weight = np.zeros((3, len(features) + 1), np.float32)
+    weight[1:, 0] = -1.0, 1.0
+    return SplitPolicy.from_bytes(
+        network_model([Dense(weight, np.zeros(3, np.float32), "none")], card).SerializeToString()
+    )
+
+
+def test_a_shape_and_a_loss_stand_for_each_other() -> None:
+    by_shape, by_loss = seeing(Feature("m", 0.5, 3.0)), seeing(Feature("loss", 0.0, 0.3))
+    assert by_shape.propose(Observation(4, m=2.5)).split == 8
+    assert by_shape.propose(Observation(4, loss=0.02)).split == 8
+    assert by_shape.propose(Observation(4, loss=0.28)).split == 2
+    assert by_loss.propose(Observation(4, m=0.5)).split == 8
+    assert by_loss.propose(Observation(4, m=3.0)).split == 2
+    assert by_shape.propose(Observation(4)).reason == "m is not known"
+
+
+def test_noise_that_nobody_speaks_of_is_none() -> None:
+    assert seeing(Feature("sigma", 0.0, 5.0)).propose(Observation(4, loss=0.1)).split == 2
 
 
 def test_a_split_it_does_not_know_is_named(policy: SplitPolicy) -> None:
