@@ -10,20 +10,22 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from agent.compute.calibration import find_calibrations
 from agent.compute.checkpoint import Checkpoint, find_model
 from agent.compute.executor import Executor
 from agent.compute.layer_store import LayerStore
 from agent.compute.model_digest import model_digest
 from agent.compute.part import PartKey, parts_of
+from agent.compute.receiver import Receiver
 from agent.compute.weights import StoredWeights, Weights
 from agent.config import AgentConfig
 from agent.device.sensors.host import model_memory_bytes, physical_cores
-from agent.errors import ConfigError, ModelMismatch, ModelNotFound, OutOfMemory
+from agent.errors import BadCheckpoint, ConfigError, ModelMismatch, ModelNotFound, OutOfMemory
 from agent.weight_fetch import COORDINATOR
 from agent.weight_transfer import Transfer, source_endpoint
 from agent.wire.addresses import BulkSource
@@ -58,6 +60,8 @@ class LoadedModel:
     executor: Executor
     memory_bytes: int
     batch_invariant: bool
+    receiver: Receiver = field(default_factory=Receiver)
+    """What hidden states that arrive over an emulated channel are mended with."""
 
 
 def load_model(request: Load, config: AgentConfig, provider: str, progress: Progress) -> LoadedModel:
@@ -78,7 +82,7 @@ def load_model(request: Load, config: AgentConfig, provider: str, progress: Prog
     resident = _resident(request, checkpoint.spec)
     memory = check_memory(request, checkpoint.spec, resident, model_memory_bytes(config.memory_limit_bytes))
     executor = _executor(request, config, provider, _kept(request, config, provider, checkpoint, resident), progress)
-    return _checked(request, executor, memory)
+    return _checked(request, config, executor, memory)
 
 
 def _kept(
@@ -129,7 +133,7 @@ def _load_fetched(request: Load, config: AgentConfig, provider: str, progress: P
         transfer.finish()
     given = {source or "coordinator": size for source, size in transfer.bytes_from.items()}
     logger.info("weights_fetched", extra={"model": request.model, "bytes": given})
-    return _checked(request, executor, memory)
+    return _checked(request, config, executor, memory)
 
 
 def _sources(request: Load, config: AgentConfig) -> list[BulkSource]:
@@ -177,10 +181,22 @@ def _executor(
     return OnnxExecutor.load(weights, settings, progress)
 
 
-def _checked(request: Load, executor: OnnxExecutor, memory_bytes: int) -> LoadedModel:
+def _checked(request: Load, config: AgentConfig, executor: OnnxExecutor, memory_bytes: int) -> LoadedModel:
     from agent.compute.self_check import is_batch_invariant
 
-    return LoadedModel(request, executor, memory_bytes, is_batch_invariant(executor))
+    receiver = _receiver(request, config, executor.spec.hidden_size)
+    return LoadedModel(request, executor, memory_bytes, is_batch_invariant(executor), receiver)
+
+
+def _receiver(request: Load, config: AgentConfig, hidden_size: int) -> Receiver:
+    """What this device knows of the model. A file of another one, left beside a model that was replaced, is named in
+    the log and not used: it matters over an emulated channel only."""
+    try:
+        found = find_calibrations(config.models_dir, request.model, config.cache_dir, request.digest, hidden_size)
+    except (BadCheckpoint, ModelMismatch) as problem:
+        logger.error("calibration_refused", extra={"model": request.model, "problem": str(problem)})
+        found = None
+    return Receiver(found)
 
 
 def _load_emulated(request: Load, config: AgentConfig, progress: Progress) -> LoadedModel:

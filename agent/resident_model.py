@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from agent.compute.executor import Executor
+from agent.compute.receiver import Receiver
 from agent.config import AgentConfig
 from agent.errors import AgentError
 from agent.loader import LoadedModel, load_model
@@ -52,6 +53,11 @@ class ResidentModel:
     def executor(self) -> Executor | None:
         """What runs the layers, None while nothing is loaded."""
         return None if self._loaded is None else self._loaded.executor
+
+    @property
+    def receiver(self) -> Receiver | None:
+        """What mends damage, None while nothing is loaded."""
+        return None if self._loaded is None else self._loaded.receiver
 
     @property
     def memory_bytes(self) -> int:

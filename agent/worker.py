@@ -280,8 +280,10 @@ class Worker:
         if job.outgoing is CodecId.NONE or job.kind is FrameKind.PREFILL:
             self._emit()
         try:
-            run = step.run if job.hands is None else handing.run
-            outcome = run(job, executor, time.monotonic)
+            if job.hands is None:
+                outcome = step.run(job, executor, time.monotonic, self._model.receiver)
+            else:
+                outcome = handing.run(job, executor, time.monotonic)
         except Exception as problem:  # whatever the runtime raises costs this micro-batch, not the process
             logger.exception("run_failed", extra={"micro_batch": job.micro_batch, "step": job.step})
             self._perform(self._stage.on_compute_failed(job, problem))

@@ -12,14 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.compute.calibration import SUFFIX, write_calibrations
 from agent.compute.checkpoint import Checkpoint
 from agent.compute.model_digest import model_digest
 from agent.config import AgentConfig
 from agent.errors import AgentError, BadCheckpoint, ConfigError, ModelMismatch, ModelNotFound, OutOfMemory
 from agent.loader import MIB, Progress, check_memory, load_model
 from agent.wire.messages import Load
+from planner.channel import Channel, ChannelState
 from planner.memory import memory_bytes
 from planner.types import LayerRange
+from tests.fakes.calibrations import calibration
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
 MODEL = "wiki-32l"
@@ -167,3 +170,32 @@ def test_what_is_short_is_what_the_formula_says(stop: int, slots: int, context: 
     with pytest.raises(OutOfMemory) as caught:
         check_memory(request, SPEC, (layers,), needed - missing_bytes)
     assert str(caught.value).startswith(f"{-(-missing_bytes // MIB)} MiB short: layers {layers} need ")
+
+
+def calibrated(request: Load, config: AgentConfig, digest: str, caplog: pytest.LogCaptureFixture) -> str:
+    """What the log says when the model is loaded with a calibration behind layer 1 and something is lost there."""
+    path = config.cache_dir / f"{request.digest}{SUFFIX}"
+    write_calibrations(path, [calibration(1, SPEC.hidden_size)], MODEL, digest)
+    channel = Channel((ChannelState(loss=0.3),), concealment="lmmse")
+    try:
+        loaded = load_model(request, config, "cpu", appending([]))
+        hidden = np.ones((1, SPEC.hidden_size), np.float32)
+        loaded.receiver.damage(hidden, channel, 1, 0, codec="fp16")
+        loaded.executor.close()
+    finally:
+        path.unlink()
+    return " ".join(f"{record.message} {vars(record)}" for record in caplog.records)
+
+
+def test_what_is_known_of_the_model_comes_with_it(
+    request_: Load, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "not_calibrated" not in calibrated(request_, config, request_.digest, caplog)
+
+
+def test_what_is_known_of_another_model_is_named_and_not_used(
+    request_: Load, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = calibrated(request_, config, "0" * 64, caplog)
+    for word in ("calibration_refused", "digest 000000000000", "not_calibrated"):
+        assert word in said
