@@ -191,7 +191,7 @@ class Adapter:
         state.view = self.around.view(route, seated)
         present = batch.split if state.target is None else state.target
         propose = self.around.propose if seated else self.around.follow
-        proposal = propose(state.view.observation(present), route.split_points)
+        proposal = propose(state.view.observation(present), route)
         place = replace(
             self.around.place(route, state.view, seated, present, proposal.split),
             since_move_tokens=state.since_move,

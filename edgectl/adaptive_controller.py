@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from agent.errors import ConfigError
 from edgectl.adaptive_choice import ControllerName
+from edgectl.replanner import Replanner
 from edgectl.split_decision import Price, SplitChooser
 from rl.controller import Observation, Proposal
 from rl.quality import MAX_CHARACTERS, BadQualityTable, QualityTable
@@ -30,6 +31,9 @@ class SubjectModel:
     name: str
     digest: str
     num_layers: int
+    hidden_bytes: int = 0
+    """Of one token over the link; only a planner asks."""
+    kv_bytes_per_token_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ def load_chooser(path: Path, kind: ControllerName | None, model: SubjectModel) -
         raise ConfigError(f"--controller policy: {path} is no {POLICY_SUFFIX} file; `edgectl rl train` makes one")
     if is_policy:
         return _of_policy(path, kind, model)
-    return _of_table(_read_table(path, model), kind or "table", RewardWeights(), str(path))
+    return _of_table(_read_table(path, model), kind or "table", RewardWeights(), model, str(path))
 
 
 def _of_policy(path: Path, kind: ControllerName | None, model: SubjectModel) -> Chooser:
@@ -109,19 +113,31 @@ def _of_policy(path: Path, kind: ControllerName | None, model: SubjectModel) -> 
         return Chooser(policy, price, str(path))
     if kind == "static":
         return Chooser(Static(policy.splits), no_price, str(path))
+    if kind == "planner":
+        planner = Replanner(policy.splits, model.hidden_bytes, model.kv_bytes_per_token_layer)
+        return Chooser(planner, no_price, str(path))
     if table is None:
         raise ConfigError(f"--controller {kind}: {path} carries no quality table; give one with --policy TABLE.json")
-    return _of_table(table, kind, weights, str(path))
+    return _of_table(table, kind, weights, model, str(path))
 
 
-def _of_table(table: QualityTable, kind: ControllerName, weights: RewardWeights, origin: str) -> Chooser:
+def _of_table(
+    table: QualityTable, kind: ControllerName, weights: RewardWeights, model: SubjectModel, origin: str
+) -> Chooser:
     splits = tuple(split for split in table.splits if 0 < split < table.num_layers)
     if not splits:
         raise BadQualityTable("records", f"splits {list(table.splits)} leave one of the two devices without a layer")
     price = MeasuredPrice(table, weights, max(splits))
     if kind == "static":
         return Chooser(Static(splits), price, origin)
-    raise ConfigError(f"--controller {kind} is not there yet")
+    if kind == "planner":
+        # It has no notion of quality, so nothing is priced by it either.
+        planner = Replanner(splits, model.hidden_bytes, model.kv_bytes_per_token_layer)
+        return Chooser(planner, no_price, origin)
+    # Here: a policy needs none of what this loads.
+    from rl.controllers import GreedyController
+
+    return Chooser(GreedyController(table.gain, splits, weights), price, origin)
 
 
 def _table_of(policy: SplitPolicy, path: Path, model: SubjectModel) -> QualityTable | None:

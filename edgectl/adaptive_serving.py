@@ -13,6 +13,7 @@ from edgectl.deploy import Order
 from edgectl.output import CommandFailure
 from edgectl.planning import ServedModel
 from edgectl.split_decision import AdaptiveSettings
+from planner.cost import hidden_bytes
 from planner.memory import kv_bytes_per_token_layer
 from planner.types import Quantization
 from rl.policy_card import BadPolicy
@@ -32,14 +33,16 @@ def adapt_order(
     naming the file.
     """
     spec = model.spec
+    kv_bytes = kv_bytes_per_token_layer(spec, 2 if quantization == "fp16" else 4)
+    subject = SubjectModel(model.name, model.digest, spec.num_layers, hidden_bytes(spec.hidden_size, "fp16"), kv_bytes)
     try:
-        chooser = load_chooser(choice.path, choice.kind, SubjectModel(model.name, model.digest, spec.num_layers))
+        chooser = load_chooser(choice.path, choice.kind, subject)
     except (BadPolicy, BadQualityTable) as problem:
         raise CommandFailure.of(problem.code, str(problem)) from problem
     splits = chooser.controller.splits
     settings = AdaptiveSettings(
         controller=chooser.controller,
-        kv_bytes_per_token_layer=kv_bytes_per_token_layer(spec, 2 if quantization == "fp16" else 4),
+        kv_bytes_per_token_layer=kv_bytes,
         limits=choice.limits,
         price=chooser.price,
         origin=chooser.origin,

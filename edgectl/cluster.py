@@ -271,6 +271,8 @@ class Cluster:
         device = record.name
         if isinstance(message, Heartbeat):
             record.heartbeat = message
+            if self.adapter is not None:
+                self.adapter.around.heard(device, message)
             return []
         if isinstance(message, LoadProgress):
             return self._on_load_progress(record, message)

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from agent.wire.messages import Heartbeat
 from edgectl.deploy import Deployment
 from edgectl.devices import DeviceTable
+from edgectl.layer_pace import LayerPace
 from edgectl.link_view import LinkView, view_link
+from edgectl.replanner import Replanner
 from edgectl.routes import RouteRecord
 from edgectl.sessions import SessionRecord, SessionTable
 from edgectl.split_guards import HORIZON_DECISIONS, Limits, Place, handover
@@ -66,6 +69,8 @@ class Surroundings:
     devices: DeviceTable
     sessions: SessionTable
     channels: Mapping[tuple[str, str], Channel]
+    paces: dict[str, LayerPace] = field(default_factory=dict)
+    """What devices take for their layers, by name."""
 
     def view(self, route: RouteRecord, seated: Sequence[SessionRecord]) -> LinkView:
         """The link behind a route's source as these sessions' next positions meet it."""
@@ -73,11 +78,32 @@ class Surroundings:
         positions = [record.position for record in seated]
         return view_link(source, peer, self.channels.get((source, peer)), positions, self.devices[source].heartbeat)
 
-    def propose(self, observation: Observation, points: Sequence[int]) -> Proposal:
+    def heard(self, device: str, heartbeat: Heartbeat) -> None:
+        """Keeps what a device's heartbeat says of its pace; only a planner looks at it."""
+        if isinstance(self.settings.controller, Replanner):
+            layers = {
+                len(stage.layers)
+                for route in self.deployment.routes
+                for batch in route.micro_batches
+                for stage in route.at(batch).stages
+                if stage.device == device
+            }
+            pace = self.paces.setdefault(device, LayerPace())
+            pace.heard(heartbeat.telemetry, layers.pop() if len(layers) == 1 else None)
+
+    def _asked(self, observation: Observation, route: RouteRecord) -> Proposal:
+        controller = self.settings.controller
+        if not isinstance(controller, Replanner):
+            return controller.propose(observation)
+        source, peer = (self.paces.setdefault(name, LayerPace()) for name in route.devices[:2])
+        stop = route.route.stages[1].layers.stop
+        return controller.planned(observation, route.split_points, stop, source, peer)
+
+    def propose(self, observation: Observation, route: RouteRecord) -> Proposal:
         """What the controller wants, or the nearest to it that the devices hold; with its price, where one is known."""
-        settings, present = self.settings, observation.split
+        settings, present, points = self.settings, observation.split, route.split_points
         try:
-            proposal = settings.controller.propose(observation)
+            proposal = self._asked(observation, route)
         except ValueError as problem:
             return Proposal(present, None, f"{settings.controller.name}: {problem}")
         wanted = proposal.split
@@ -91,16 +117,16 @@ class Surroundings:
             return replace(proposal, gain=settings.price(observation, proposal.split))
         return proposal
 
-    def follow(self, observation: Observation, points: Sequence[int]) -> Proposal:
+    def follow(self, observation: Observation, route: RouteRecord) -> Proposal:
         """Where a controller comes to that moves by small steps, were the channel to stay: nothing is to be handed
         over before a session begins, so its first steps need not wait for each other."""
-        proposal = self.propose(observation, points)
+        proposal, points = self.propose(observation, route), route.split_points
         seen = {observation.split}
         for _ in range(HORIZON_DECISIONS - 1):
             if proposal.split in seen or proposal.split not in points:
                 break
             seen.add(proposal.split)
-            following = self.propose(replace(observation, split=proposal.split), points)
+            following = self.propose(replace(observation, split=proposal.split), route)
             if following.split in seen or following.split not in points:
                 break
             gains = (proposal.gain, following.gain)

@@ -43,6 +43,31 @@ def test_a_policy_proposes_and_its_table_says_what_that_is_worth(tmp_path: Path)
     assert chooser.price(Observation(4), 8) is None
 
 
+def test_a_table_is_looked_into(tmp_path: Path) -> None:
+    chooser = load_chooser(table_file(tmp_path), None, MODEL)
+    lossy, clean = Observation(4, loss=0.3), Observation(4, loss=0.0)
+    assert (chooser.controller.name, chooser.controller.splits) == ("table", SPLITS)
+    assert chooser.controller.propose(lossy).split == 16
+    assert chooser.controller.propose(clean).split == 1
+    assert chooser.controller.propose(Observation(4)).split == 4
+    carried = load_chooser(policy_file(tmp_path, quality=TABLE.to_json()), "table", MODEL)
+    assert carried.controller.propose(lossy) == chooser.controller.propose(lossy)
+
+
+@pytest.mark.parametrize("name", ["policy.onnx", "quality.json"])
+def test_a_planner_takes_its_splits_from_either_file_and_prices_nothing(tmp_path: Path, name: str) -> None:
+    policy_file(tmp_path)
+    table_file(tmp_path)
+    chooser = load_chooser(tmp_path / name, "planner", MODEL)
+    assert (chooser.controller.name, chooser.controller.splits) == ("planner", SPLITS)
+    assert chooser.price(Observation(4, loss=0.3), 8) is None
+
+
+def test_a_table_of_one_split_leaves_nothing_to_choose(tmp_path: Path) -> None:
+    path = table_file(tmp_path, small_table(better_when_deep, splits=(8,)).to_json())
+    assert load_chooser(path, "table", MODEL).controller.splits == (8,)
+
+
 def test_a_policy_without_a_table_has_no_price(tmp_path: Path) -> None:
     chooser = load_chooser(policy_file(tmp_path), "policy", MODEL)
     assert chooser.price(Observation(4, loss=0.3), 8) is None

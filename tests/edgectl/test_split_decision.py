@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from agent.device.telemetry import TelemetryRecorder
 from agent.wire.messages import Heartbeat
+from edgectl.replanner import UNKNOWN, Replanner
 from edgectl.split_decision import AdaptiveSettings
 from edgectl.split_guards import Limits
 from rl.controller import Observation
@@ -105,3 +107,21 @@ def test_steps_that_lose_together_are_not_taken() -> None:
     scene.open(max_tokens=40)
     assert moves(scene) == []
     assert state(scene)[1] == "gain"
+
+
+def test_a_planner_goes_by_what_heartbeats_say_of_the_two_devices() -> None:
+    planner = Replanner((1, 2, 3, 4, 5), 16, 1000)
+    scene = adaptive_scene(Scripted())
+    control(scene, AdaptiveSettings(planner, 1000, Limits(interval_tokens=4, dwell_tokens=0)))
+    scene.open(max_tokens=40)
+    scene.settle()
+    tokens(scene, 4)
+    assert state(scene) == (3, "stay", UNKNOWN)
+    recorders = {"a": TelemetryRecorder(), "b": TelemetryRecorder()}
+    for _ in range(2):
+        for name, ms in (("a", 1.0), ("b", 5.0)):
+            recorders[name].observe("decode_compute_seconds", 1e-3 * ms)
+            scene.say(name, Heartbeat(1, telemetry=recorders[name].snapshot()))
+    tokens(scene, 4)
+    scene.settle()
+    assert split(scene) == 5
