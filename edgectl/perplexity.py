@@ -15,6 +15,7 @@ from edgectl.quality_points import ModelKind
 from edgectl.text_windows import WINDOW_TOKENS, TextWindows, read_text, windows_of
 
 if TYPE_CHECKING:
+    from agent.compute.calibration import Calibrations
     from agent.compute.perplexity import PerplexityMeter
 
 DEFAULT_TOKENS = 4096
@@ -85,11 +86,18 @@ def check_splits(subject: Subject, splits: Sequence[int]) -> None:
 
 
 def load_meter(
-    subject: Subject, splits: Sequence[int], progress: Callable[[int, int], None] = _no_progress
+    subject: Subject,
+    splits: Sequence[int],
+    progress: Callable[[int, int], None] = _no_progress,
+    calibrations: Calibrations | None = None,
 ) -> PerplexityMeter:
-    """Loads all layers here as an agent would, cut at the splits. Raises ConfigError, AgentError and PlannerError."""
+    """Loads all layers here as an agent would, cut at the splits; damage is mended with `calibrations`.
+
+    Raises ConfigError, AgentError and PlannerError.
+    """
     from agent.compute.perplexity import PerplexityMeter
     from agent.compute.provider_probe import choose_provider
+    from agent.compute.receiver import Receiver
     from agent.config import AgentConfig
     from agent.device.sensors.host import has_nvidia_device
     from agent.loader import load_model
@@ -120,4 +128,28 @@ def load_meter(
         choose_provider("auto") if has_nvidia_device() else "cpu",
         lambda done, total, bytes_done=0, bytes_total=0: progress(done, total),
     )
-    return PerplexityMeter(loaded.executor, subject.text.windows, kind.wire)
+    return PerplexityMeter(loaded.executor, subject.text.windows, kind.wire, Receiver(calibrations))
+
+
+def calibrations_of(subject: Subject) -> Calibrations | None:
+    """The model's calibrations, where an agent would find them; None where there are none.
+
+    Raises BadCheckpoint and ModelMismatch for a file of something else.
+    """
+    from agent.compute.calibration import find_calibrations
+
+    directory, model = subject.located.directory, subject.model
+    return find_calibrations(
+        directory.parent, directory.name, CACHE_DIR.expanduser(), model.digest, model.spec.hidden_size
+    )
+
+
+def check_calibrated(subject: Subject, calibrations: Calibrations | None, splits: Sequence[int]) -> None:
+    """Raises ConfigError naming a split behind which the model is not calibrated."""
+    known = () if calibrations is None else calibrations.layers
+    for split in splits:
+        if split not in known:
+            raise ConfigError(
+                f"{subject.model.name} is not calibrated behind layer {split}, which this mitigation takes; "
+                f"`edgectl eval calibrate --model {subject.located.directory}` does it"
+            )

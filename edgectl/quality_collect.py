@@ -11,7 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgectl.perplexity import MeasuredText, Subject, check_splits, find_subject, load_meter
+from edgectl.perplexity import (
+    MeasuredText,
+    Subject,
+    calibrations_of,
+    check_calibrated,
+    check_splits,
+    find_subject,
+    load_meter,
+)
 from edgectl.quality_file import Measurement, QualityFile
 from edgectl.quality_points import ChannelKind, ModelKind, QualityPoint, Runs, channel_of
 from planner.channel import Channel
@@ -119,7 +127,13 @@ def _measure_here(
     if not missing:
         return
     channel_for = _channels(subject, settings)
-    meter = load_meter(subject, [point.split for point, _ in missing])
+    splits = [point.split for point, _ in missing]
+    calibrations = None
+    if settings.channel.concealment not in ("zero", "rescale") or settings.channel.needs_calibration:
+        calibrations = calibrations_of(subject)
+    if settings.channel.needs_calibration:
+        check_calibrated(subject, calibrations, splits)
+    meter = load_meter(subject, splits, calibrations=calibrations)
     with closing(meter.executor):
         for point, run in sorted(missing, key=lambda each: each[0].split):
             add(Measurement(point, run, meter.at(point.split, channel_for(point, run))))

@@ -54,6 +54,11 @@ class ChannelKind:
     """Under fading, the receiver has undone the gain: what is left of it is more noise where it was small."""
 
     @property
+    def needs_calibration(self) -> bool:
+        """Whether a receiver has to know what the hidden states usually are."""
+        return self.concealment in ("mean", "lmmse") or self.protection != "none"
+
+    @property
     def mitigation(self) -> str:
         """Concealment, and what else is done, in one word per measure."""
         more = (self.protection if self.protection != "none" else "", "interleaved" if self.interleaved else "")

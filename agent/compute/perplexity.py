@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.compute import kernels
-from agent.compute.damage import damage
 from agent.compute.executor import Executor, Float32
 from agent.compute.kernel_twins import Bytes
+from agent.compute.receiver import Receiver
 from planner.channel import Channel
 from planner.types import Codec, LayerRange
 
@@ -65,7 +65,9 @@ def send_windows(
     return SentWindows(split, codec, windows, tuple(payloads))
 
 
-def damaged_perplexity(executor: Executor, sent: SentWindows, channel: Channel | None, tick: Tick = _no_tick) -> float:
+def damaged_perplexity(
+    executor: Executor, sent: SentWindows, channel: Channel | None, receiver: Receiver, tick: Tick = _no_tick
+) -> float:
     """Perplexity of the text when what was sent arrives over `channel`; NaN or infinity where the model breaks."""
     total = 0.0
     rest = LayerRange(sent.split, executor.spec.num_layers)
@@ -73,7 +75,8 @@ def damaged_perplexity(executor: Executor, sent: SentWindows, channel: Channel |
     for number, (window, payload) in enumerate(zip(sent.windows, sent.payloads, strict=True)):
         hidden = kernels.unpack(payload, sent.codec, (1, tokens, executor.spec.hidden_size))
         if channel is not None:
-            damage(hidden[0], channel, sent.split, number * tokens, codec=sent.codec)
+            # A window is a session of its own: a slot where no token was before.
+            receiver.damage(hidden[0], channel, sent.split, number * tokens, codec=sent.codec, slot=number)
         total += negative_log_likelihood(executor, executor.forward(rest, hidden, 0, [0])[0], window)
         tick()
     return perplexity_of(total, len(sent.windows) * (tokens - 1))
@@ -118,11 +121,14 @@ def perplexity_of(total_nats: float, tokens: int) -> float:
 class PerplexityMeter:
     """Measures one text on one loaded model, and keeps what the source sends at the split it was asked for last."""
 
-    def __init__(self, executor: Executor, windows: NDArray[np.int64], codec: Codec) -> None:
-        """`executor` has all layers resident and cut at every split that will be asked for."""
+    def __init__(
+        self, executor: Executor, windows: NDArray[np.int64], codec: Codec, receiver: Receiver | None = None
+    ) -> None:
+        """`executor` has all layers resident and cut at every split that will be asked for; `receiver` mends damage."""
         self.executor = executor
         self.windows = windows
         self.codec: Codec = codec
+        self.receiver = receiver or Receiver()
         self._sent: SentWindows | None = None
 
     def clean(self, tick: Tick = _no_tick) -> float:
@@ -134,7 +140,7 @@ class PerplexityMeter:
         if self._sent is None or self._sent.split != split:
             self._sent = None  # Not two at a time: they are as large as the text is long.
             self._sent = send_windows(self.executor, self.windows, split, self.codec, tick)
-        return damaged_perplexity(self.executor, self._sent, channel, tick)
+        return damaged_perplexity(self.executor, self._sent, channel, self.receiver, tick)
 
     def scheduled(self, schedule: Sequence[tuple[int, int]], channel: Channel, tick: Tick = _no_tick) -> float:
         """With a hop that moves: `schedule` is (position in the text, split from there on), rising from position 0.
@@ -159,7 +165,7 @@ class PerplexityMeter:
             at = [start - begin]
             hidden = executor.forward(LayerRange(0, split), executor.embed(ids), 0, at)
             hidden = kernels.unpack(kernels.pack(hidden, self.codec), self.codec, hidden.shape)
-            damage(hidden[0], channel, split, start, codec=self.codec)
+            self.receiver.damage(hidden[0], channel, split, start, codec=self.codec, slot=begin // len(window))
             pieces.append(executor.forward(LayerRange(split, executor.spec.num_layers), hidden, 0, at)[0].copy())
         return negative_log_likelihood(executor, np.concatenate(pieces), window)
 

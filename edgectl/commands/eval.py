@@ -129,6 +129,37 @@ def ppl(
         plot_perplexity([collected for _, collected in found], plot)
 
 
+@app.command()
+def calibrate(
+    *,
+    model: Annotated[str, typer.Option(help="Model directory, or owner/name on the hub.")],
+    splits: Annotated[
+        str | None, typer.Option(help="Layers before the hop. Default: all but the last.", show_default=False)
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 text. Default: a slice of WikiText-2's validation.", show_default=False)
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=0, help="Tokens of the text; 0: all of it.")] = 16_384,
+    window: Annotated[int, typer.Option(help="Tokens that are run together.")] = 256,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: beside the model's directory.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure what hidden states usually are, so that receivers can mend what was lost.
+
+    Copy the file to the same place on every device.
+    """
+    from edgectl.calibrating import calibrate_model, calibration_subject
+    from edgectl.number_lists import numbers
+    from edgectl.output import mib, progress_bar, say
+
+    subject = calibration_subject(model, text, tokens or None, window)
+    layers = None if splits is None else numbers("--splits", splits, int)
+    with progress_bar(f"calibrating {subject.model.name}") as progress:
+        path, size_bytes = calibrate_model(subject, layers, out, progress)
+    say(f"wrote {path}, {mib(size_bytes)}")
+
+
 def _cluster(path: Path | None) -> ClusterConfig | None:
     """The configuration of the cluster that shares the work; None without one."""
     if path is None:
