@@ -273,25 +273,30 @@ class Handover:
         return self._slice_of(decoding) or self._slice_of([each for each in elsewhere if not each.is_decoding])
 
     def _slice_of(self, sessions: Sequence[Session]) -> Slice | None:
-        """All that is missing, if it fits one slice, else a piece of the first row that lacks something."""
+        """Of the layers that lack most, all that is missing if it fits one slice, else a piece of the row that lacks
+        most: whoever decodes lacks a token again after each step."""
         if not sessions:
             return None
         ledger = self._ledger(sessions[0])
-        for group in self._groups(self._range(sessions[0])):
+
+        def missing(group: LayerRange) -> dict[int, int]:
             held = {each.row: ledger.holds(each.row, group.start, group.stop) for each in sessions}
-            lacking = [session for session in sessions if held[session.row] < session.position]
-            if not lacking:
-                continue
-            budget = self._slice_bytes / (len(group) * self._terms.kv_elements * self._terms.element_bytes)
-            most = max(session.position - held[session.row] for session in lacking)
-            # Frames have as many tokens of each row: of some they have more than is missing, which is harmless.
-            if len(lacking) * most <= max(budget, len(lacking)) and all(each.position >= most for each in lacking):
-                starts = [(each, each.position - most) for each in lacking]
-                return self._slice_from(group, starts, min(most, MAX_TOKENS_PER_ROW))
-            first = lacking[0]
-            tokens = min(first.position - held[first.row], max(1, int(budget)), MAX_TOKENS_PER_ROW)
-            return self._slice_from(group, [(first, held[first.row])], tokens)
-        return None
+            return {each.row: each.position - held[each.row] for each in sessions if held[each.row] < each.position}
+
+        lacks = {group: missing(group) for group in self._groups(self._range(sessions[0]))}
+        group = max(lacks, key=lambda each: max(lacks[each].values(), default=0))
+        lacking = [session for session in sessions if session.row in lacks[group]]
+        if not lacking:
+            return None
+        budget = self._slice_bytes / (len(group) * self._terms.kv_elements * self._terms.element_bytes)
+        first = max(lacking, key=lambda session: lacks[group][session.row])
+        most = lacks[group][first.row]
+        # Frames have as many tokens of each row: of some they have more than is missing, which is harmless.
+        if len(lacking) * most <= max(budget, len(lacking)) and all(each.position >= most for each in lacking):
+            starts = [(each, each.position - most) for each in lacking]
+            return self._slice_from(group, starts, min(most, MAX_TOKENS_PER_ROW))
+        tokens = min(most, max(1, int(budget)), MAX_TOKENS_PER_ROW)
+        return self._slice_from(group, [(first, first.position - most)], tokens)
 
     def _slice_from(self, group: LayerRange, starts: Sequence[tuple[Session, int]], tokens: int) -> Slice:
         kind = FrameKind.TAKE if self.split > starts[0][0].split else FrameKind.GIVE
