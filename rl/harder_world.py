@@ -1,8 +1,9 @@
 """A world closer to a real radio: fading with a trend, an SNR that walks, losses that are only counted, and moves that
 cost what a handover of keys and values costs.
 
-What is observed is an estimate: the share of some hundred packets that were lost. So the present observation is not
-all there is to know, and a policy that remembers can tell a fade that deepens from a bad count.
+What is observed are estimates: the share of some hundred packets that were lost, an SNR as radios report it. So the
+present observation is not all there is to know, and a policy that remembers can tell a fade that deepens from a bad
+count.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from rl.arrays import FloatArray, IntArray
-from rl.channel import LEAST_M, MOST_M, loss_probability
+from rl.channel import LEAST_M, MOST_M, loss_probability, m_of_loss
 from rl.controller import Observation
+from rl.optimal import Optimum
 from rl.quality import Gain
 from rl.reward import RewardWeights, split_reward
+from rl.rollout import Decide
 from rl.split_costs import SplitCosts
 from rl.split_world import ACTIONS_9, SplitWorld, shape_of
 
@@ -35,15 +38,18 @@ class Radio:
     trend_step: float = 0.04
     """Standard deviation of what is new in it."""
     snr_range_db: tuple[float, float] = (0.0, 20.0)
-    snr_keeps: float = 0.9
+    snr_keeps: float = 0.95
     """Of the distance from the middle of the range."""
-    snr_step_db: float = 2.0
+    snr_step_db: float = 1.5
     sigma_at_0_db: float = 0.0
     """Noise on the hidden states at an SNR of 0 dB, falling by 20 dB per factor of ten; 0: SNR changes goodput only."""
-    bandwidth_hz: float = 100e6
+    bandwidth_hz: float = 20e6
     """Goodput is Shannon's: bandwidth times log2(1 + SNR)."""
     counted_packets: int = 144
     """That an estimate of the loss rests on: 16 tokens of 9 packets."""
+    snr_error_db: float = 4.0
+    """Standard deviation of an SNR as it is reported, within what 3GPP TS 38.133 allows a phone; what sigma and goodput
+    are taken to be follows from it."""
 
     def __post_init__(self) -> None:
         for name in ("m_range", "snr_range_db"):
@@ -52,7 +58,7 @@ class Radio:
                 raise ValueError(f"{name} goes from {low} to {high}")
         if self.m_range[0] < LEAST_M or not 0.0 <= self.trend_keeps < 1.0 or not 0.0 <= self.snr_keeps < 1.0:
             raise ValueError(f"{self}: m is 0.5 or more, what is kept less than everything")
-        if min(self.trend_step, self.snr_step_db, self.sigma_at_0_db) < 0.0:
+        if min(self.trend_step, self.snr_step_db, self.sigma_at_0_db, self.snr_error_db) < 0.0:
             raise ValueError(f"{self}: standard deviations are 0 or more")
         if self.counted_packets < 1 or not self.bandwidth_hz > 0.0:
             raise ValueError(f"{self}: at least one packet and some bandwidth")
@@ -75,12 +81,12 @@ class Radio:
 
 
 class HarderWorld(SplitWorld):
-    """Channel: (m, trend, SNR in dB, counted loss). A decision every `interval_tokens` tokens of a session that holds
-    `context_tokens`; a move sends the keys and values of its layers over the same link, and what that takes is spread
-    over the interval's tokens. Raises ValueError."""
+    """Channel: (m, trend, SNR in dB, counted loss, reported SNR). A decision every `interval_tokens` tokens of a
+    session that holds `context_tokens`; a move sends the keys and values of its layers over the same link, and what
+    that takes is spread over the interval's tokens. Raises ValueError."""
 
     observed = ("loss", "sigma", "goodput_bytes_per_s", "split")
-    quadrature = (7, 5, 1)
+    quadrature = (7, 5, 1, 1)
     moves_change_channel = False
     goes_on = True
 
@@ -122,7 +128,8 @@ class HarderWorld(SplitWorld):
         m = rng.uniform(*radio.m_range, n)
         trend = np.clip(radio.most_trend / 4.0 * rng.standard_normal(n), -radio.most_trend, radio.most_trend)
         snr = rng.uniform(*radio.snr_range_db, n)
-        return np.stack([m, trend, snr, self._counted(m, rng.standard_normal(n))], axis=1)
+        seen = rng.standard_normal((2, n))
+        return np.stack([m, trend, snr, self._counted(m, seen[0]), self._reported(snr, seen[1])], axis=1)
 
     def draw_place(self, rng: np.random.Generator, n: int) -> IntArray:
         return rng.integers(0, len(self.splits), n)
@@ -138,7 +145,8 @@ class HarderWorld(SplitWorld):
         middle = sum(radio.snr_range_db) / 2.0
         snr = middle + radio.snr_keeps * (channel[:, 2] - middle) + radio.snr_step_db * noise[:, 1]
         snr = np.clip(snr, *radio.snr_range_db)
-        return np.stack([inside, trend, snr, self._counted(inside, noise[:, 2])], axis=1)
+        counted, reported = self._counted(inside, noise[:, 2]), self._reported(snr, noise[:, 3])
+        return np.stack([inside, trend, snr, counted, reported], axis=1)
 
     def _counted(self, m: FloatArray, noise: FloatArray) -> FloatArray:
         """Share of the packets that were lost; normal for binomial, so that it takes one number."""
@@ -146,12 +154,16 @@ class HarderWorld(SplitWorld):
         counted = loss + np.sqrt(loss * (1.0 - loss) / self.radio.counted_packets) * noise
         return np.clip(counted, 0.0, 1.0)
 
+    def _reported(self, snr_db: FloatArray, noise: FloatArray) -> FloatArray:
+        return np.clip(snr_db + self.radio.snr_error_db * noise, *self.radio.snr_range_db)
+
     def axes(self, points: int) -> tuple[FloatArray, ...]:
         radio = self.radio
         return (
             np.linspace(*radio.m_range, points // 4 + 1),
             np.linspace(-radio.most_trend, radio.most_trend, points // 20 * 2 + 1),
             np.linspace(*radio.snr_range_db, points // 30 * 2 + 1),
+            np.zeros(1),
             np.zeros(1),
         )
 
@@ -166,8 +178,9 @@ class HarderWorld(SplitWorld):
         return np.asarray(split_reward(self.weights, gain, layers, self.splits[-1]) - paid, np.float64)
 
     def observe(self, channel: FloatArray, place: IntArray, rng: np.random.Generator) -> FloatArray:
-        snr = channel[:, 2]
-        return np.stack([channel[:, 3], self.radio.sigma(snr), self.radio.bytes_per_s(snr), self.layers(place)], axis=1)
+        counted, reported = channel[:, 3], channel[:, 4]
+        sigma, bytes_per_s = self.radio.sigma(reported), self.radio.bytes_per_s(reported)
+        return np.stack([counted, sigma, bytes_per_s, self.layers(place)], axis=1)
 
     def channel_of(self, observation: Observation) -> FloatArray | None:
         """Without a trend, which nothing that is seen at once tells of."""
@@ -178,12 +191,33 @@ class HarderWorld(SplitWorld):
             snr = sum(self.radio.snr_range_db) / 2.0
         else:
             snr = self.radio.snr_db(observation.goodput_bytes_per_s)
-        return np.array([m, 0.0, snr, observation.loss or 0.0])
+        return np.array([m, 0.0, snr, observation.loss or 0.0, snr])
 
     def measured(self, channel: FloatArray, place: IntArray) -> list[Observation]:
-        """The loss as counted, not as it is."""
-        sigmas, rates = self.radio.sigma(channel[:, 2]), self.radio.bytes_per_s(channel[:, 2])
+        """Loss as counted and SNR as reported, not as they are."""
+        sigmas, rates = self.radio.sigma(channel[:, 4]), self.radio.bytes_per_s(channel[:, 4])
         return [
             Observation(self.splits[at], loss=float(loss), sigma=float(sigma), goodput_bytes_per_s=float(rate))
             for at, loss, sigma, rate in zip(place.tolist(), channel[:, 3], sigmas, rates, strict=True)
         ]
+
+
+def planning_ahead(optimum: Optimum, keep: float) -> Decide:
+    """The optimum's plan from where the channel is taken to be: observations averaged over the world's `frames`, each
+    older one weighing `keep` times the next; 0: the newest alone. What memory is worth without learning."""
+
+    def decide(world: SplitWorld, seen: FloatArray) -> IntArray:
+        assert isinstance(world, HarderWorld), "the harder world alone is seen in part"
+        radio, now = world.radio, world.episodes
+        frames = seen.reshape(len(seen), world.frames, -1)
+        shares = keep ** np.arange(world.frames, dtype=np.float64)
+        loss = frames[:, :, 0] @ (shares / shares.sum())
+        rate = np.clip(8.0 * frames[:, :, 2] / radio.bandwidth_hz, 1e-9, 100.0)
+        snr = 10.0 * np.log10(2.0**rate - 1.0) @ (shares / shares.sum())
+        least, most = (float(loss_probability(m)) for m in reversed(radio.m_range))
+        m = m_of_loss(np.clip(loss, least, most))
+        channel = np.stack([m, np.zeros_like(m), snr, loss, snr], axis=1)
+        actions: IntArray = np.argmax(optimum.worth(channel, now.place, world.horizon - now.steps), axis=1)
+        return actions
+
+    return decide
