@@ -249,7 +249,8 @@ class QualitySpread:
         for record in able:
             if self._queue and record.name not in self._working:
                 effects.append(self._begin(record, self._queue.popleft(), now))
-        is_alone = not able and now - self._arrived_s >= self.wait_s
+        nobody_may_come = all(each.name in self.problems for each in self._table)
+        is_alone = not able and (nobody_may_come or now - self._arrived_s >= self.wait_s)
         if not self._working and (not self._queue or is_alone):
             self._is_finished = True
             # What they loaded for this is of no use to anybody.
