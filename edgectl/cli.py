@@ -20,6 +20,7 @@ from edgectl.commands.init import add_device, init
 from edgectl.commands.plan import plan
 from edgectl.commands.profile import app as profile_app
 from edgectl.commands.reproduce import app as reproduce_app
+from edgectl.commands.rl import app as rl_app
 from edgectl.commands.serve import serve
 from edgectl.commands.status import status
 from edgectl.engine import EngineError
@@ -72,6 +73,7 @@ app.add_typer(profile_app, name="profile")
 app.add_typer(reproduce_app, name="reproduce")
 app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
+app.add_typer(rl_app, name="rl")
 
 
 def _show_version(wanted: bool) -> None:

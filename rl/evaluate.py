@@ -7,11 +7,13 @@ are differences between their moves.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t as student_t  # type: ignore[import-untyped]
 
 from rl.arrays import FloatArray, IntArray
@@ -24,9 +26,14 @@ STARTS = 5_000
 
 def by_network(layers: Sequence[Dense]) -> Decide:
     """The move with the highest score, as a deployed policy takes it."""
+    return by_scores(lambda rows: forward(layers, rows))
+
+
+def by_scores(scores: Callable[[NDArray[Any]], NDArray[Any]]) -> Decide:
+    """The same of whatever scores moves (n, actions) for scaled observations (n, features)."""
 
     def decide(world: SplitWorld, seen: FloatArray) -> IntArray:
-        actions: IntArray = np.argmax(forward(layers, scaled(world, seen)), axis=1)
+        actions: IntArray = np.argmax(scores(scaled(world, seen)), axis=1)
         return actions
 
     return decide

@@ -94,11 +94,12 @@ class SplitPolicy:
             if number is None:
                 return Proposal(observation.split, None, f"{feature.name} is not known")
             scaled.append(feature.scaled(number))
-        action = int(np.argmax(self._scores(np.asarray([scaled], np.float32))[0]))
+        action = int(np.argmax(self.scores(np.asarray([scaled], np.float32))[0]))
         split = self.card.destination(observation.split, action)
         return Proposal(split, None, f"{self.card.learner or self.name} moves by {self.card.moves[action]}")
 
-    def _scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, moves) for scaled observations (n, features)."""
         scores: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: rows})[0]
         return scores
 
@@ -107,7 +108,7 @@ class SplitPolicy:
         features = len(self.card.observation)
         corners = np.vstack([-np.ones(features), np.zeros(features), np.ones(features)]).astype(np.float32)
         try:
-            scores = self._scores(corners)
+            scores = self.scores(corners)
         except Exception as problem:
             raise BadPolicy(f"the network does not take {features} numbers an observation: {problem}") from problem
         if scores.shape != (3, len(self.card.moves)):
