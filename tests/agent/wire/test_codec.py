@@ -52,7 +52,7 @@ row_refs = st.builds(
 def frames(draw: st.DrawFn) -> Frame:
     kind = draw(st.sampled_from(FrameKind))
     carries = kind in (FrameKind.PREFILL, FrameKind.DECODE, FrameKind.PROBE)
-    rows = draw(row_refs) if kind in (FrameKind.PREFILL, FrameKind.DECODE, FrameKind.ANSWER) else ()
+    rows = draw(row_refs) if kind in (*codec.HANDING, FrameKind.PREFILL, FrameKind.DECODE, FrameKind.ANSWER) else ()
     if kind is FrameKind.PREFILL:
         rows = rows[:1]
     shape = (0, 0, 0)
@@ -65,7 +65,11 @@ def frames(draw: st.DrawFn) -> Frame:
         codec_id = draw(st.sampled_from(CodecId).filter(lambda c: c is not CodecId.NONE))
         payload = draw(st.binary(min_size=1)) * codec.payload_bytes(codec_id, shape)
         payload = payload[: codec.payload_bytes(codec_id, shape)]
-    elif kind in (FrameKind.ANSWER, FrameKind.REFUSAL):
+    elif kind in (FrameKind.GIVE, FrameKind.TAKE) or (kind is FrameKind.HANDED and draw(st.booleans())):
+        shape = (len(rows), draw(st.integers(1, 5)), draw(st.integers(1, 6)))
+        codec_id = draw(st.sampled_from([CodecId.FP32, CodecId.FP16]))
+        payload = b"" if kind is FrameKind.TAKE else bytes(codec.payload_bytes(codec_id, shape))
+    elif kind in (FrameKind.ANSWER, FrameKind.REFUSAL, FrameKind.HANDED):
         payload = draw(st.binary(max_size=64))
     openings = tuple(Opening(r.row, r.generation, Sampling(seed=7)) for r in rows if carries and draw(st.booleans()))
     return Frame(
@@ -181,7 +185,7 @@ def test_integers_at_and_beyond_their_limits(name: str, index: int, limit: int, 
     ("index", "value", "reason"),
     [
         (1, 0, RefusalReason.HEADER),
-        (1, 8, RefusalReason.HEADER),
+        (1, 11, RefusalReason.HEADER),
         (6, 1, RefusalReason.HEADER),
         (8, 6, RefusalReason.HEADER),
         (5, [[codec.MAX_ROWS, 0, 0]], RefusalReason.ROW),
@@ -331,3 +335,33 @@ def test_a_refusal_arrives_with_its_reason(reason: RefusalReason, detail: str) -
     arrived = codec.decode_refusal(payload)
     assert (arrived.reason, arrived.detail) == (reason, detail[: codec.MAX_DETAIL])
     assert len(payload) <= codec.MAX_REFUSAL_BYTES
+
+
+GIVE = replace(DECODE, kind=FrameKind.GIVE, openings=(), shape=(2, 3, 4), payload=bytes(48))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"openings": DECODE.openings}, RefusalReason.ROW),
+        ({"codec": CodecId.INT8, "payload": bytes(48)}, RefusalReason.SHAPE),
+        ({"codec": CodecId.NONE, "payload": b""}, RefusalReason.SHAPE),
+        ({"shape": (3, 3, 4), "payload": bytes(72)}, RefusalReason.SHAPE),
+        ({"shape": (2, 0, 4), "payload": b""}, RefusalReason.SHAPE),
+        ({"payload": bytes(47)}, RefusalReason.PAYLOAD),
+        ({"kind": FrameKind.TAKE}, RefusalReason.SHAPE),
+        ({"kind": FrameKind.TAKE, "shape": (2, 3, 0), "payload": b""}, RefusalReason.SHAPE),
+        ({"kind": FrameKind.HANDED, "codec": CodecId.NONE}, RefusalReason.SHAPE),
+        (
+            {"kind": FrameKind.HANDED, "codec": CodecId.NONE, "shape": (0, 0, 0), "payload": bytes(8193)},
+            RefusalReason.PAYLOAD,
+        ),
+    ],
+)
+def test_keys_and_values_that_contradict_themselves_are_refused(
+    change: dict[str, object], reason: RefusalReason
+) -> None:
+    decode(encode(GIVE))
+    with pytest.raises(FrameRefused) as caught:
+        decode(encode(replace(GIVE, **change)))
+    assert caught.value.reason is reason

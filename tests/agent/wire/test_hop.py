@@ -156,57 +156,6 @@ def test_no_more_frames_may_be_in_flight_than_are_kept() -> None:
     relay.keep(frame(MAX_KEPT_FRAMES, row, answered=0), now=0.0)
 
 
-def test_what_a_sender_keeps() -> None:
-    kept = Outgoing()
-    assert kept.oldest_age_s(5.0) == 0.0
-    frames = [frame(step, (0, 0, step)) for step in range(3)]
-    for at, sent in enumerate(frames):
-        kept.keep(sent, now=float(at))
-    assert kept.unanswered() == frames
-    assert kept.oldest_age_s(5.0) == 5.0
-    kept.release(0)
-    assert kept.unanswered() == frames[1:]
-    assert kept.oldest_age_s(5.0) == 4.0
-    assert kept.find(0) is None
-    assert kept.find(2) is frames[2]
-    kept.release(0)  # an older frame says less than a newer one did
-    kept.release(2)
-    assert len(kept) == 0
-    assert kept.last == 2
-    for wrong in (frames[2], frame(4, (0, 0, 4))):
-        with pytest.raises(ValueError, match="step"):
-            kept.keep(wrong, now=6.0)
-
-
-def answer(step: int, *rows: tuple[int, int, int]) -> Frame:
-    return Frame(FrameKind.ANSWER, 1, EPOCH, step, tuple(RowRef(*row) for row in rows))
-
-
-def test_answers_release_what_was_asked() -> None:
-    asked = Outgoing()
-    answers = Answers(EPOCH, asked)
-    for step in range(2):
-        asked.keep(frame(step, (0, 3, step)), now=0.0)
-    assert answers.accept(answer(0, (0, 3, 0)), now=1.0) is Verdict.ACCEPT
-    assert (answers.last, answers.heard_at) == (0, 1.0)
-    assert [kept.step for kept in asked.unanswered()] == [1]
-    assert answers.accept(answer(0, (0, 3, 0)), now=2.0) is Verdict.DUPLICATE
-    for wrong, reason in (
-        (replace(answer(1), epoch=EPOCH + 1), RefusalReason.EPOCH),
-        (answer(2), RefusalReason.GAP),
-        (answer(1, (0, 2, 1)), RefusalReason.ROW),
-        (answer(1, (1, 3, 1)), RefusalReason.ROW),
-        (replace(answer(1), kind=FrameKind.DECODE), RefusalReason.SHAPE),
-    ):
-        with pytest.raises(FrameRefused) as caught:
-            answers.accept(wrong, now=3.0)
-        assert caught.value.reason is reason
-        assert (answers.last, len(asked)) == (0, 1)
-    answers.accept(answer(1, (0, 3, 1)), now=3.0)
-    with pytest.raises(FrameRefused, match="was not sent"):
-        answers.accept(answer(2), now=3.0)
-
-
 CHUNKS = 5
 STEPS = 14
 
@@ -300,3 +249,116 @@ def test_every_step_arrives_once_and_in_order(stages: int, actions: list[tuple[s
     assert ring.accepted == [list(range(STEPS))] * (stages + 1)
     assert all(receiver.idle_position(0) == STEPS + CHUNKS for receiver in ring.receivers)
     assert len(ring.senders[0]) == 0
+
+
+# --- a route that may be cut elsewhere ---
+
+KV = 6
+
+
+def behind_the_source() -> Incoming:
+    """Cut at 8 now; 6 and 10 are possible. Row 0 has run five tokens from layer 8 on, row 1 two from layer 10 on."""
+    receiver = Incoming(
+        epoch=EPOCH,
+        rows=3,
+        context=CONTEXT,
+        hidden_size=HIDDEN,
+        start_layer=8,
+        codec=CodecId.FP16,
+        split_points=(6, 10),
+        kv_elements=KV,
+    )
+    receiver.accept(frame(0, (0, 3, 0), tokens=5, opens=True), now=1.0)
+    receiver.accept(replace(frame(1, (1, 1, 0), tokens=2, opens=True), start_layer=10), now=1.0)
+    return receiver
+
+
+def handing(kind: FrameKind, step: int, layers: tuple[int, int], *rows: tuple[int, int, int], tokens: int = 1) -> Frame:
+    refs = tuple(RowRef(*row) for row in rows)
+    elements = (layers[1] - layers[0]) * KV
+    return Frame(
+        kind,
+        1,
+        EPOCH,
+        step,
+        refs,
+        start_layer=layers[0],
+        codec=CodecId.FP32,
+        shape=(len(refs), tokens, elements),
+        answered=step - 1,
+    )
+
+
+GIVE, TAKE = FrameKind.GIVE, FrameKind.TAKE
+
+
+def test_a_row_is_cut_earlier_once_its_keys_and_values_are_here() -> None:
+    receiver = behind_the_source()
+    step = 2
+    for layers, first, tokens in (((6, 7), 0, 3), ((6, 7), 2, 3), ((7, 8), 0, 4)):
+        receiver.accept(handing(GIVE, step, layers, (0, 3, first), tokens=tokens), now=1.0)
+        step += 1
+        assert refusal(receiver, replace(frame(step, (0, 3, 5)), start_layer=6)) is RefusalReason.LAYERS
+    receiver.accept(handing(GIVE, step, (7, 8), (0, 3, 4)), now=1.0)
+    receiver.accept(replace(frame(step + 1, (0, 3, 5)), start_layer=6), now=1.0)
+    # Later layers are run from then on too, so that it may be cut where it was and be taken back.
+    receiver.accept(handing(TAKE, step + 2, (6, 8), (0, 3, 0), tokens=6), now=1.0)
+    receiver.accept(frame(step + 3, (0, 3, 6)), now=1.0)
+    assert refusal(receiver, replace(frame(step + 4, (0, 3, 7)), start_layer=6)) is RefusalReason.LAYERS
+
+
+def test_what_was_of_a_session_before_is_nobodys() -> None:
+    receiver = behind_the_source()
+    receiver.accept(handing(GIVE, 2, (6, 8), (0, 3, 0), tokens=5), now=1.0)
+    receiver.accept(frame(3, (0, 4, 0), tokens=3, opens=True), now=1.0)
+    assert refusal(receiver, replace(frame(4, (0, 4, 3)), start_layer=6)) is RefusalReason.LAYERS
+    assert refusal(receiver, handing(GIVE, 4, (6, 8), (0, 3, 0), tokens=1)) is RefusalReason.GENERATION
+    assert refusal(receiver, handing(TAKE, 4, (6, 8), (0, 4, 0), tokens=1)) is RefusalReason.LAYERS
+
+
+@pytest.mark.parametrize(
+    ("handed", "reason"),
+    [
+        (handing(GIVE, 2, (6, 8), (0, 3, 1)), RefusalReason.LAYERS),
+        (handing(GIVE, 2, (5, 8), (0, 3, 0)), RefusalReason.LAYERS),
+        (handing(GIVE, 2, (8, 11), (0, 3, 0)), RefusalReason.LAYERS),
+        (replace(handing(GIVE, 2, (6, 8), (0, 3, 0)), shape=(1, 1, 7)), RefusalReason.LAYERS),
+        (handing(GIVE, 2, (6, 8), (0, 3, 0), tokens=6), RefusalReason.POSITION),
+        (handing(GIVE, 2, (6, 8), (0, 2, 0)), RefusalReason.GENERATION),
+        (handing(GIVE, 2, (6, 8), (2, 0, 0)), RefusalReason.GENERATION),
+        (handing(GIVE, 2, (6, 8), (3, 0, 0)), RefusalReason.ROW),
+        (handing(TAKE, 2, (8, 10), (1, 1, 0)), RefusalReason.LAYERS),
+        (handing(TAKE, 2, (6, 8), (0, 3, 0)), RefusalReason.LAYERS),
+        (handing(TAKE, 2, (8, 10), (0, 3, 4), tokens=2), RefusalReason.POSITION),
+        (handing(FrameKind.HANDED, 2, (8, 10), (0, 3, 0)), RefusalReason.SHAPE),
+        (handing(GIVE, 3, (6, 8), (0, 3, 0)), RefusalReason.GAP),
+        (replace(frame(2, (0, 3, 5)), start_layer=7), RefusalReason.LAYERS),
+        (replace(frame(2, (1, 1, 2)), start_layer=8), RefusalReason.LAYERS),
+    ],
+)
+def test_what_cannot_change_hands_is_refused(handed: Frame, reason: RefusalReason) -> None:
+    assert refusal(behind_the_source(), handed) is reason
+
+
+def test_no_layer_changes_hands_where_the_route_stays_as_it_is() -> None:
+    receiver = incoming()
+    receiver.accept(frame(0, (0, 3, 0), tokens=5, opens=True), now=1.0)
+    for kind in (GIVE, TAKE, FrameKind.HANDED):
+        assert refusal(receiver, handing(kind, 1, (8, 9), (0, 3, 0))) is RefusalReason.SHAPE
+
+
+def test_a_later_stage_passes_on_what_is_said_of_rows_that_there_are() -> None:
+    receiver = Incoming(
+        epoch=EPOCH, rows=2, context=9, hidden_size=HIDDEN, start_layer=8, codec=CodecId.FP16, passes_on=True
+    )
+    receiver.accept(handing(FrameKind.HANDED, 0, (3, 5), (1, 7, 3), tokens=4), now=1.0)
+    assert (receiver.rows.generation(1), receiver.rows.idle_position(1)) == (-1, 0)
+    assert refusal(receiver, handing(FrameKind.HANDED, 1, (3, 5), (2, 0, 3))) is RefusalReason.ROW
+    assert refusal(receiver, handing(GIVE, 1, (8, 9), (0, 0, 0))) is RefusalReason.SHAPE
+
+
+def test_a_dummy_is_written_where_it_harms_nothing() -> None:
+    receiver = behind_the_source()
+    assert [receiver.idle_position(0, start) for start in (6, 8, 10)] == [None, 5, 5]
+    assert [receiver.idle_position(1, start) for start in (6, 8, 10)] == [None, None, 2]
+    assert [receiver.idle_position(2, start) for start in (6, 8, 10)] == [0, 0, 0]
