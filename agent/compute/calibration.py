@@ -28,10 +28,10 @@ Float64 = NDArray[np.float64]
 
 SUFFIX = ".calibration.safetensors"
 """Beside the model's directory, never in it: every safetensors file in there counts for the model's digest."""
-RIDGE = 0.1
+RIDGE = 0.2
 """Times hidden size per token of calibration, times the median variance: what is added to every variance. With few
 tokens the covariance has directions without any, whose inverse would be believed too much; measured on hidden states
-of the bundled model for 4 to 128 tokens per element."""
+of the bundled model for 2 to 256 tokens per element."""
 MAX_NOISE_BYTES = 256 << 20
 """Matrices kept for levels of noise: 16 of them at a hidden size of 2048."""
 LOWEST_OCTAVE, HIGHEST_OCTAVE = -30, 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from itertools import combinations, count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 
 from agent import step
 from agent.compute import kernels
+from agent.compute.calibration import Calibrations, calibrate, write_calibrations
+from agent.compute.damage import damage
+from agent.compute.receiver import Receiver
 from agent.effects import Job, RowSampling
 from agent.wire.codec import CODEC_IDS, Answered, CodecId, FrameKind, RowRef, payload_bytes
 from agent.wire.messages import Sampling
-from planner.channel import erasing
+from planner.channel import Channel, ChannelState, Concealment, erasing
 from planner.types import Codec, LayerRange
 from tests.fakes.fake_executor import HIDDEN, VOCABULARY, FakeExecutor, expected_tokens
 
@@ -144,7 +148,14 @@ class Recording(FakeExecutor):
         return hidden
 
 
-def damaged(hidden: NDArray[np.float32], name: Codec, start: int, chunk: int, **changes: Any) -> NDArray[np.float32]:
+def damaged(
+    hidden: NDArray[np.float32],
+    name: Codec,
+    start: int,
+    chunk: int,
+    receiver: Receiver | None = None,
+    **changes: Any,
+) -> NDArray[np.float32]:
     """What a stage that starts at layer `start` computes on, when [tokens, H] arrives in chunks."""
     one = Recording()
     for first in range(0, len(hidden), chunk):
@@ -160,7 +171,7 @@ def damaged(hidden: NDArray[np.float32], name: Codec, start: int, chunk: int, **
             outgoing=CodecId.FP32,
             **{"channel": erasing(0.3, 7), **changes},
         )
-        step.run(job, one, clock)
+        step.run(job, one, clock, receiver)
     return np.stack([one.seen[position] for position in range(len(hidden))])
 
 
@@ -192,6 +203,24 @@ def test_losses_depend_on_neither_chunks_nor_batch_nor_codec() -> None:
     step.run(job, one, clock)
     for position in (4, 9, 2):
         np.testing.assert_array_equal(one.seen[position], whole[position])
+
+
+@pytest.mark.parametrize("concealment", ["lmmse", "previous"])
+def test_a_receiver_mends_the_same_whatever_the_chunks(concealment: Concealment, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    known = calibrate(rng.normal(size=(500, HIDDEN)).astype(np.float32) + 3, 2)
+    write_calibrations(tmp_path / "c", [known], "tiny", "ab" * 32)
+    hidden = rng.integers(1, 9, (10, HIDDEN)).astype(np.float32)
+    channel = Channel((ChannelState(loss=0.4),), 7, concealment=concealment)
+    oracle = hidden.copy()
+    damage(oracle, channel, 2, 0, calibration=known)
+    assert not np.array_equal(oracle, hidden)
+    for chunk in (1, 3, 10):
+        receiver = Receiver(Calibrations(tmp_path / "c", "ab" * 32, HIDDEN))
+        np.testing.assert_array_equal(damaged(hidden, "fp16", 2, chunk, receiver, channel=channel), oracle)
+    rescaled = hidden.copy()
+    damage(rescaled, channel, 2, 0)
+    np.testing.assert_array_equal(damaged(hidden, "fp16", 2, 3, channel=channel)[0], rescaled[0])
 
 
 def test_losses_depend_on_seed_and_layer_boundary() -> None:
