@@ -16,6 +16,7 @@ from planner.model_spec import ModelSpec
 from planner.types import Allotment, LayerRange, Plan, Route, Stage
 
 MIB = 1 << 20
+WAY_OUT = "take fewer --sessions or a shorter --context, or serve without --policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class _Fitting:
             pass  # One at a time: what one device drops makes room on its neighbour too.
         for number, causes in self.causes.items():
             if not self.kept[number]:
-                raise Infeasible("no split of the policy is possible", causes or ["the policy names none"])
+                raise Infeasible(f"no split of the policy is possible on {self._name(number)}; {WAY_OUT}", causes)
             self.notes += causes
             own = self.plan.routes[number].stages[0].layers.stop
             begin = self.begin(number)

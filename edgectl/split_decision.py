@@ -162,11 +162,9 @@ class Surroundings:
         return ", ".join(f"{name} holds layers {layers}" for name, layers in resident.items())
 
     def _full(self, name: str) -> str:
-        """Why a device that would get layers should not; its pool was reserved for them, the rest of it was not."""
+        """Why a device that would get layers should not: since it loaded them its memory has become less."""
         record = self.devices[name]
-        if record.hello is None or record.heartbeat is None:
+        if record.hello is None or record.loaded_bytes <= record.hello.memory_bytes:
             return ""
-        taken, most = record.heartbeat.resident_bytes, record.hello.memory_bytes
-        if taken <= most:
-            return ""
-        return f"{name} takes {taken >> 20} MiB, more than the {most >> 20} it may"
+        taken, most = -(-record.loaded_bytes >> 20), record.hello.memory_bytes >> 20
+        return f"{name} has room for {most} MiB of a model and holds {taken} MiB"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,10 +23,18 @@ from agent.wire.messages import (
     WorkerHello,
 )
 from edgectl.adapt import MOVE_PATIENCE_S
+from edgectl.adaptive_plan import widen
+from edgectl.cluster_settings import ClusterSettings
+from edgectl.deploy import Phase
+from edgectl.split_decision import AdaptiveSettings
 from edgectl.split_guards import Limits
 from planner.channel import Channel, ChannelState
-from tests.fakes.fake_agents import Scene
+from planner.model_spec import parse_config
+from tests.fakes.fake_agents import Scene, plan_of, route_of
 from tests.fakes.scripted_controller import Scripted, adapter_of, adaptive_scene, moves, split, state, tokens, wide
+
+CONFIG = Path(__file__).parents[2] / "examples" / "models" / "wiki-32l" / "config.json"
+SPEC = parse_config(json.loads(CONFIG.read_text()))
 
 
 def test_a_micro_batch_is_opened_and_loaded_for_the_splits_it_may_have() -> None:
@@ -287,6 +299,33 @@ def test_a_session_that_moved_beyond_its_end_is_ended_with_the_error() -> None:
     scene.settle()
     scene.say("a", SessionMoved(session, 7, 4), worker=True)
     assert "a move at position 7" in str(scene.read[session][-1])
+
+
+def test_a_plan_of_one_device_has_nothing_to_split_and_says_so() -> None:
+    adaptive = AdaptiveSettings(Scripted(split=1), 1000)
+    order_splits = (1, 2, 3)
+    scene = Scene(lambda _: plan_of(route_of("a")), ClusterSettings(adaptive=adaptive), order_splits)
+    deployment = scene.cluster.deployment
+    deployment.order = replace(deployment.order, widen=lambda plan: widen(plan, SPEC, order_splits))
+    scene.connect("a", "b", "c")
+    scene.settle()
+    assert any("nothing can be split" in notice.detail for notice in scene.notices)
+    session = scene.open(max_tokens=3)
+    scene.settle()
+    tokens(scene, 3)
+    assert len(scene.read[session]) == 4
+    assert adapter_of(scene).report().batches == ()
+
+
+def test_devices_too_small_for_any_split_are_a_plan_that_does_not_fit() -> None:
+    adaptive = AdaptiveSettings(Scripted(split=1), 1000)
+    scene = Scene(wide(), ClusterSettings(adaptive=adaptive), (2, 3))
+    deployment = scene.cluster.deployment
+    deployment.order = replace(deployment.order, widen=lambda plan: widen(plan, SPEC, (2, 3)))
+    scene.connect("a", "b", "c")
+    scene.settle()
+    assert deployment.phase is Phase.REFUSED
+    assert (deployment.code, "goes without split 3: a is" in deployment.detail) == ("out_of_memory", True)
 
 
 def test_a_cluster_without_a_policy_has_no_splits_to_move() -> None:

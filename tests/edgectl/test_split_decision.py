@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from agent.device.telemetry import TelemetryRecorder
@@ -62,10 +63,11 @@ def test_a_device_without_memory_or_without_a_word_gets_no_layers() -> None:
     scene = adaptive_scene(controller)
     scene.open(max_tokens=40)
     scene.settle()
-    scene.say("b", Heartbeat(1, resident_bytes=200 << 20))
+    hello = msgspec.structs.replace(scene.agents["b"].hello(), memory_bytes=9)
+    scene.say("b", hello)
     controller.split = 2
     tokens(scene, 4)
-    assert state(scene)[1:] == ("memory", "b takes 200 MiB, more than the 0 it may")
+    assert state(scene)[1:] == ("memory", "b has room for 0 MiB of a model and holds 1 MiB")
     controller.split = 4
     scene.say("a", Heartbeat(1))
     scene.tick(3.0)
