@@ -28,7 +28,8 @@ from planner.types import LayerRange
 
 SLICE_S = 0.02
 """A slice is meant to occupy a link for so long: a token's frame waits behind it."""
-FIRST_SLICE_BYTES = 16 << 10
+FIRST_SLICE_BYTES = 8 << 10
+"""Before anything is known of the link: 65 ms at 1 Mbit/s, and then no token waits for it."""
 LEAST_SLICE_BYTES = 4 << 10
 MOST_SLICE_BYTES = 1 << 20
 """Read, checked, sealed and written in a few milliseconds by a slow device."""
@@ -113,8 +114,8 @@ class Handover:
         self._move: _Move | None = None
         self._slice: Slice | None = None
         self._slice_bytes = float(FIRST_SLICE_BYTES)
-        self._base_s = 0.0
-        """Least time that a slice was in wires: what would pass even if it were empty."""
+        self._base_s: float | None = None
+        """Least time that a slice was in wires, what would pass even if it were empty; None before the first one."""
         self._wanted_s = 0.0
         self._closest: dict[tuple[int, int], int] = {}
         """Per row and generation, fewest bytes that were missing yet."""
@@ -223,7 +224,7 @@ class Handover:
         missing = [self._missing(other) for other in decoding]
         if max(missing) <= 1:
             return any(missing)
-        return sum(map(self._missing_bytes, decoding)) <= self._slice_bytes
+        return self._base_s is not None and sum(map(self._missing_bytes, decoding)) <= self._slice_bytes
 
     def _is_elsewhere(self, session: Session) -> bool:
         return self._move is not None and session.split != self.split and session.position > 0
@@ -326,7 +327,7 @@ class Handover:
     def timed(self, wire_s: float) -> None:
         """The slice under way was in wires for so long, there and back: from this the next one's size follows."""
         assert self._slice is not None, "no slice is under way"
-        self._base_s = min(self._base_s or wire_s, wire_s)
+        self._base_s = wire_s if self._base_s is None else min(self._base_s, wire_s)
         size = self._slice.bytes * SLICE_S / max(wire_s - self._base_s, SLICE_S / GROWTH / 4)
         # A slice that was shorter than it might have been says little of longer ones.
         size = max(size, self._slice_bytes) if self._slice.bytes < self._slice_bytes / 2 else size

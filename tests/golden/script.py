@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from agent.effects import Connect, Disconnect, Effect, Emit, Job, Notify, Reply, Send
 from agent.wire import codec
-from agent.wire.codec import Frame, FrameKind
+from agent.wire.codec import HANDING, CodecId, Frame, FrameKind
 from agent.wire.messages import (
     Failed,
+    FromSource,
     MicroBatchClosed,
     MicroBatchOpened,
     Opening,
@@ -20,6 +21,9 @@ from agent.wire.messages import (
     Sampling,
     SessionEnded,
     SessionFailed,
+    SessionMoved,
+    SplitKept,
+    SplitMoved,
     TokenEvent,
 )
 from planner.types import LayerRange
@@ -44,9 +48,24 @@ class Scene:
         self.ring = Ring(int(layers), slots=int(slots), context=int(context), pings=False)
         return []
 
-    def add_device(self, name: str, start: str, stop: str, *, loaded: str = "yes") -> list[str]:
-        self.ring.add_device(name, LayerRange(int(start), int(stop)), loaded=loaded == "yes")
+    def add_device(self, name: str, start: str, stop: str, *, loaded: str = "yes", resident: str = "") -> list[str]:
+        """`resident=0,4` where it has more layers than it runs."""
+        has = LayerRange(*_numbers(resident)) if resident else None
+        self.ring.add_device(name, LayerRange(int(start), int(stop)), loaded=loaded == "yes", resident=has)
         return []
+
+    def cut_anywhere(self, **options: str) -> list[str]:
+        """Six layers on a and b, cut at 2 and, if asked, at 1 to 4; every connection up; prints nothing."""
+        self.cluster(layers="6")
+        self.add_device("a", "0", "2", resident="0,4")
+        self.add_device("b", "2", "6", resident="1,6")
+        self.open_micro_batch("1", route="a,b", splits="1,2,3,4", **options)
+        self.settle()
+        return []
+
+    def move_split(self, split: str, *, at: str = "a") -> list[str]:
+        self.ring.move_split(at, 1, int(split))
+        return self.news()
 
     def three_stages(self, **options: str) -> list[str]:
         """Layers [0, 2), [2, 4) and [4, 6) on a, b and c, micro-batch 1 open, every connection up; prints nothing."""
@@ -62,7 +81,15 @@ class Scene:
         return []
 
     def open_micro_batch(
-        self, number: str, *, route: str, epoch: str = "1", rows: str = "1", chunk: str = "4", wire: str = "fp16"
+        self,
+        number: str,
+        *,
+        route: str,
+        epoch: str = "1",
+        rows: str = "1",
+        chunk: str = "4",
+        wire: str = "fp16",
+        splits: str = "",
     ) -> list[str]:
         self.ring.open_micro_batch(
             int(number),
@@ -71,6 +98,7 @@ class Scene:
             rows=int(rows),
             chunk=int(chunk),
             wire=wire,  # type: ignore[arg-type]
+            split_points=_numbers(splits),
         )
         return self.news()
 
@@ -241,12 +269,8 @@ def _effect(effect: Effect | Ran) -> str:
             return f"replies {frame_words(frame)}"
         case Ran(job):
             return f"runs {job_words(job)}"
-        case Emit(TokenEvent(session, index, token)):
-            return f"emits {session}[{index}] = {token}"
-        case Emit(SessionEnded(session, reason, tokens)):
-            return f"ends {session}: {reason} after {tokens}"
-        case Emit(SessionFailed(session, code, detail)):
-            return f"fails {session}: {code}: {detail}"
+        case Emit(message):
+            return _message(message)
         case Notify(MicroBatchOpened(number, epoch)):
             return f"opened micro-batch {number}, epoch {epoch}"
         case Notify(MicroBatchClosed(number)):
@@ -258,6 +282,23 @@ def _effect(effect: Effect | Ran) -> str:
         case Disconnect(peer):
             return f"disconnects from {peer}"
     return repr(effect)
+
+
+def _message(message: FromSource) -> str:
+    match message:
+        case TokenEvent(session, index, token):
+            return f"emits {session}[{index}] = {token}"
+        case SessionEnded(session, reason, tokens):
+            return f"ends {session}: {reason} after {tokens}"
+        case SessionFailed(session, code, detail):
+            return f"fails {session}: {code}: {detail}"
+        case SessionMoved(session, position, split):
+            return f"cuts {session} at layer {split} from position {position} on"
+        case SplitMoved(_, split, size):
+            return f"moved the split to {split}, {size} bytes"
+        case SplitKept(_, split, code, detail):
+            return f"did not move the split to {split}: {code}: {detail}"
+    return repr(message)
 
 
 def frame_words(frame: Frame, *, brief: bool = False) -> str:
@@ -272,10 +313,16 @@ def frame_words(frame: Frame, *, brief: bool = False) -> str:
     if frame.kind is FrameKind.ANSWER:
         tokens = ", ".join(str(answer.token) for answer in codec.decode_answers(frame.payload))
         return f"{words} = {tokens or 'nothing sampled'}"
+    if frame.kind in HANDING:
+        if frame.kind is FrameKind.HANDED and frame.codec is CodecId.NONE:
+            return words + (f" refused: {codec.decode_refusal(frame.payload)}" if frame.payload else " done")
+        return words + f" +{frame.shape[1]}, layers from {frame.start_layer} on, {len(frame.payload)} bytes"
     return words + f" +{frame.shape[1]}{' opens' * bool(frame.openings)}, answered {frame.answered}"
 
 
 def job_words(job: Job) -> str:
+    if job.hands is not None:
+        return f"{job.kind.name.lower()} {job.step}: {job.hands.value} layers {job.layers}"
     positions = ",".join(map(str, job.positions))
     idle = len(job.positions) - len(job.active)
     sampled = f", samples {len(job.choosers)}" if job.choosers else ""
