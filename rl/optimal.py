@@ -8,7 +8,6 @@ converge with the grid elsewhere. Small cases are held against enumerating every
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -34,8 +33,8 @@ class GridModel:
     """(G, S, A): expected over what the channel does."""
     reached: IntArray
     """(S, A): places."""
-    transitions: Mapping[int, Any]
-    """By places moved: sparse (G, G), rows sum to 1."""
+    shared: tuple[tuple[Any, IntArray, IntArray], ...]
+    """Each transition matrix, sparse (G, G) with rows that sum to 1, and the places and actions that it is for."""
 
     @classmethod
     def of(cls, world: SplitWorld, points: int = 121) -> GridModel:
@@ -47,29 +46,28 @@ class GridModel:
         reached = np.stack(
             [world.place_after(places, np.full(len(places), action)) for action in range(len(world.actions))], axis=1
         )
+        moved = reached - places[:, None]
         rewards = np.zeros((len(grid), *reached.shape))
-        transitions: dict[int, Any] = {}
-        for moved in np.unique(reached - places[:, None]).tolist():
-            if world.moves_change_channel or not transitions:
-                after = _followers(world, grid, moved, nodes)
-                matrix = _matrix(axes, after, weights, len(grid))
-            transitions[moved] = matrix
-            for place, action in np.argwhere(reached - places[:, None] == moved):
+        shared: list[tuple[Any, IntArray, IntArray]] = []
+        kinds = [moved == by for by in np.unique(moved)] if world.moves_change_channel else [np.full(moved.shape, True)]
+        for is_this in kinds:
+            after = _followers(world, grid, int(moved[is_this][0]), nodes)
+            at, actions = np.nonzero(is_this)
+            shared.append((_matrix(axes, after, weights, len(grid)), at, actions))
+            for place, action in zip(at.tolist(), actions.tolist(), strict=True):
                 earned = world.rewards(
                     after.reshape(-1, grid.shape[1]),
                     np.full(after.shape[0] * after.shape[1], place),
                     np.full(after.shape[0] * after.shape[1], reached[place, action]),
                 )
                 rewards[:, place, action] = earned.reshape(after.shape[:2]) @ weights
-        return cls(world, axes, rewards, reached, transitions)
+        return cls(world, axes, rewards, reached, tuple(shared))
 
     def worth(self, following: FloatArray) -> FloatArray:
         """(G, S, A): what an action earns, and the values (G, S) of where it leads."""
         result: FloatArray = self.rewards.copy()
-        for moved, matrix in self.transitions.items():
-            expected = matrix @ following
-            for place, action in np.argwhere(self.reached - np.arange(len(self.reached))[:, None] == moved):
-                result[:, place, action] += expected[:, self.reached[place, action]]
+        for matrix, places, actions in self.shared:
+            result[:, places, actions] += (matrix @ following)[:, self.reached[places, actions]]
         return result
 
     def at(self, values: FloatArray, channel: FloatArray, place: IntArray) -> FloatArray:

@@ -60,7 +60,7 @@ def best_stationary(model: GridModel) -> Stationary:
 
 def mean_return(model: GridModel, actions: IntArray, starts: FloatArray) -> float:
     """Of a whole episode on the grid, over starts (G, S) that sum to 1."""
-    return float(np.sum(starts * _values(model, actions)[-1]))
+    return float(np.sum(starts * _values(model, actions)[0]))
 
 
 def best_static(world: SplitWorld, starts: Starts) -> tuple[int, float]:
@@ -95,13 +95,14 @@ def _beginnings(model: GridModel) -> list[IntArray]:
     return found
 
 
-def _values(model: GridModel, actions: IntArray) -> list[FloatArray]:
-    """Of the policy, with 0, 1, ... steps to go: (G, S) each."""
-    values = [np.zeros(model.rewards.shape[:2])]
+def _values(model: GridModel, actions: IntArray) -> tuple[FloatArray, list[FloatArray]]:
+    """Of the policy over a whole episode (G, S), and what each action is worth (G, S, A) with 1, 2, ... steps to go if
+    the policy goes on from there."""
+    values, worths = np.zeros(model.rewards.shape[:2]), []
     for _ in range(model.world.horizon):
-        worth = model.worth(values[-1])
-        values.append(np.take_along_axis(worth, actions[:, :, None], axis=2)[:, :, 0])
-    return values
+        worths.append(model.worth(values))
+        values = np.take_along_axis(worths[-1], actions[:, :, None], axis=2)[:, :, 0]
+    return values, worths
 
 
 def _improved(model: GridModel, actions: IntArray, starts: FloatArray) -> tuple[IntArray, float]:
@@ -128,11 +129,11 @@ def _improved(model: GridModel, actions: IntArray, starts: FloatArray) -> tuple[
 
 def _scores(model: GridModel, actions: IntArray, starts: FloatArray) -> FloatArray:
     """(G, S, A): what an action is worth in a state, summed over the steps at which the policy is there."""
-    values = _values(model, actions)
+    _, worths = _values(model, actions)
     there = starts
     score = np.zeros_like(model.rewards)
-    for step in range(model.world.horizon):
-        score += there[:, :, None] * model.worth(values[model.world.horizon - 1 - step])
+    for worth in reversed(worths):
+        score += there[:, :, None] * worth
         there = _one_step_on(model, actions, there)
     return score
 
@@ -140,8 +141,9 @@ def _scores(model: GridModel, actions: IntArray, starts: FloatArray) -> FloatArr
 def _one_step_on(model: GridModel, actions: IntArray, there: FloatArray) -> FloatArray:
     """(G, S): where those who are `there` are after one step."""
     after = np.zeros_like(there)
-    for moved, matrix in model.transitions.items():
-        for place, action in np.argwhere(model.reached - np.arange(len(model.reached))[:, None] == moved):
-            leaving = np.where(actions[:, place] == action, there[:, place], 0.0)
-            after[:, model.reached[place, action]] += matrix.T @ leaving
+    for matrix, places, chosen in model.shared:
+        leaving = np.zeros_like(there)
+        for place, action in zip(places.tolist(), chosen.tolist(), strict=True):
+            leaving[:, model.reached[place, action]] += np.where(actions[:, place] == action, there[:, place], 0.0)
+        after += matrix.T @ leaving
     return after
