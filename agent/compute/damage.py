@@ -23,6 +23,8 @@ from planner.types import Codec
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Span = tuple[int, int, ChannelState]
+"""Tokens [start, stop) for which the channel's state is the same."""
 NOTHING_COPIED = np.empty(0, np.int64)
 
 
@@ -58,12 +60,23 @@ def damage(
     if calibration is not None and channel.protection != "none":
         copied = calibration.strongest(protected_elements(hidden.shape[1], codec, channel))
     hop = Hop(channel, layer, codec, calibration, copied)
-    for start, stop, state in runs(channel, position, len(hidden)):
-        if not state.is_clean:
-            _damage_run(hidden[start:stop], state, hop, position + start, hidden[start - 1].copy() if start else before)
+    spans = list(runs(channel, position, len(hidden)))
+    if all(state.is_clean for *_, state in spans):
+        return
+    sent = hidden
+    if len(copied):
+        sent = np.concatenate([hidden, _copies(hidden[:, copied], channel)], axis=1)
+    _fade(sent, hidden.shape[1], spans, channel.seed, (layer, position))
+    if sent is not hidden:
+        hidden[...] = sent[:, : hidden.shape[1]]
+    for start, stop, state in spans:
+        if start and channel.concealment == "previous":
+            before = hidden[start - 1].copy()
+        if state.loss:
+            _lose(hidden[start:stop], sent[start:stop, hidden.shape[1] :], state, hop, position + start, before=before)
 
 
-def runs(channel: Channel, position: int, tokens: int) -> Iterator[tuple[int, int, ChannelState]]:
+def runs(channel: Channel, position: int, tokens: int) -> Iterator[Span]:
     """Half-open runs of tokens, from `position` on, for which the channel's state is the same."""
     start = 0
     while start < tokens:
@@ -103,35 +116,30 @@ def _drawn(loss: float, seed: int, layer: int, position: int, shape: tuple[int, 
     return is_lost
 
 
-def _damage_run(hidden: Float32, state: ChannelState, hop: Hop, position: int, before: Float32 | None) -> None:
-    """Tokens for which the channel's state is one."""
+def _lose(
+    hidden: Float32, copies: Float32, state: ChannelState, hop: Hop, position: int, *, before: Float32 | None
+) -> None:
+    """Lose and conceal elements of tokens for which the channel's state is one; `copies` came of the protected ones."""
     channel, (tokens, size) = hop.channel, hidden.shape
     how = possible(channel.concealment, hop.calibration)
-    sent = hidden
-    if len(hop.copied):
-        sent = np.concatenate([hidden, _copies(hidden[:, hop.copied], channel)], axis=1)
-    _fade(sent, size, state, channel.seed, (hop.layer, position))
-    if state.loss == 0.0:
-        if sent is not hidden:
-            hidden[...] = sent[:, :size]
-        return
-    if sent is hidden and channel.granularity == "element" and how in ("zero", "rescale"):
+    if not len(hop.copied) and channel.granularity == "element" and how in ("zero", "rescale"):
         kernels.erase(hidden, state.loss, channel.seed, hop.layer, position, rescale=how == "rescale")
         return
-    missing = lost(state.loss, channel, (hop.layer, position), (tokens, size), codec=hop.codec, copied=hop.copied)
-    survival = np.full(size, 1.0 - state.loss)
-    if sent is not hidden:
-        hidden[...] = sent[:, :size]
+    place = hop.layer, position
+    missing = lost(state.loss, channel, place, (tokens, size), codec=hop.codec, copied=hop.copied)
+    survival = np.full(size, 1.0 - state.loss, np.float32)
+    if len(hop.copied):
         original, copy = missing[:, hop.copied], missing[:, size:]
-        hidden[:, hop.copied] = np.where(original & ~copy, sent[:, size:], hidden[:, hop.copied])
+        hidden[:, hop.copied] = np.where(original & ~copy, copies, hidden[:, hop.copied])
         missing[:, hop.copied] &= copy
-        survival[hop.copied] = 1.0 - state.loss**2 if not _is_one_packet(size, hop) else 1.0 - state.loss
+        if not _is_one_packet(size, hop):
+            survival[hop.copied] = 1.0 - state.loss**2
     conceal(
         hidden,
         np.ascontiguousarray(missing[:, :size]),
         how,
         state,
-        survival=survival.astype(np.float32),
+        survival=survival,
         calibration=hop.calibration,
         before=before,
     )
@@ -149,18 +157,20 @@ def _copies(elements: Float32, channel: Channel) -> Float32:
     return kernels.unpack(kernels.pack(elements, "int8"), "int8", elements.shape)
 
 
-def _fade(sent: Float32, size: int, state: ChannelState, seed: int, place: tuple[int, int]) -> None:
+def _fade(sent: Float32, size: int, spans: list[Span], seed: int, place: tuple[int, int]) -> None:
     """y' = h y + w; with an SNR, w is as strong as the token's own mean square over its `size` elements says."""
-    layer, position = place
-    strength = None
-    if state.snr_db is not None:
-        power = np.array([float(np.add.reduce(np.square(row[:size], dtype=np.float64))) for row in sent]) / size
-        strength = (state.gain * np.sqrt(power / 10.0 ** (state.snr_db / 10.0))).astype(np.float32)
-    if state.gain != 1.0:
-        sent *= np.float32(state.gain)
-    if strength is not None:
+    gain, strength = np.ones(len(sent), np.float32), np.zeros(len(sent), np.float32)
+    for start, stop, state in spans:
+        gain[start:stop] = state.gain
+        strength[start:stop] = state.sigma
+        if state.snr_db is not None:
+            energy = [float(np.add.reduce(np.square(row[:size], dtype=np.float64))) for row in sent[start:stop]]
+            strength[start:stop] = state.gain * np.sqrt(np.array(energy) / size / 10.0 ** (state.snr_db / 10.0))
+    if (gain != 1.0).any():
+        sent *= gain[:, None]
+    noisy = np.flatnonzero(strength)
+    if len(noisy):
+        layer, position = place
         noise = np.zeros_like(sent)
         kernels.add_noise(noise, 1.0, seed, layer, position)
-        sent += strength[:, None] * noise
-    elif state.sigma:
-        kernels.add_noise(sent, state.sigma, seed, layer, position)
+        sent[noisy] += strength[noisy, None] * noise[noisy]
