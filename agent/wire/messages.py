@@ -26,7 +26,7 @@ from agent.wire.measure_messages import (
 from agent.wire.message import Message
 from planner.types import BoundaryType, Codec, Pipeline, Quantization
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 MAX_CONTROL_BYTES = 4 << 20
 """A prompt of 131,072 ids is at most 640 KiB; four MiB also holds the longest list of allowed peers."""
