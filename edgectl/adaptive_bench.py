@@ -12,12 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agent.compute.executor import Executor
 from agent.errors import ConfigError
 from edgectl.adaptive_run import Contender, LiveRun, Trial, recorded, run_live
-from edgectl.adaptive_score import Quality, Scorer, mean_split, moves_of, reward
+from edgectl.adaptive_score import Offline, Quality, Scorer, mean_split, moves_of, reward
 from edgectl.damage_replay import replay
-from rl.arrays import IntArray
 from rl.quality import QualityTable
 from rl.reward import RewardWeights
 
@@ -77,18 +75,6 @@ class Entrants:
     weights: RewardWeights = field(default_factory=RewardWeights)
 
 
-@dataclass(frozen=True, slots=True)
-class Offline:
-    """What schedules are run and scored with in this process."""
-
-    executor: Executor
-    """All layers, cut at every split of the table."""
-    windows: IntArray
-    """Of a text [n, s]."""
-    segment: int
-    """How many windows are as long as a session."""
-
-
 def contenders(names: Sequence[str], quality: Path, policy: Path | None) -> list[Contender]:
     """Controllers by name and how they are served. Raises ConfigError for an unknown name, or a policy without file."""
     found = []
@@ -113,10 +99,10 @@ def compare(
     quality = directory / "quality.json"
     quality.write_text(table.to_json(), encoding="utf-8")
     live = contenders([name for name in names if name != STATIC], quality, entrants.policy)
-    scorer = Scorer(offline.executor, offline.windows, offline.segment, trial.channel, codec=trial.codec)
+    scorer = Scorer(offline, trial.channel, trial.codec)
     clean = scorer.clean()
     statics = {split: scorer.under(((0, split),)) for split in table.splits}
-    judge = _Judge(offline.executor, scorer, entrants.weights, {split: each.ppl for split, each in statics.items()})
+    judge = _Judge(offline, scorer, entrants.weights, {split: each.ppl for split, each in statics.items()})
     best = judge.best_static()
     say(f"clean {clean.ppl:.2f}; of splits that stay {best} is best, with {statics[best].ppl:.2f}")
     if STATIC in names:
@@ -134,7 +120,7 @@ def compare(
 class _Judge:
     """Makes rows of runs."""
 
-    executor: Executor
+    offline: Offline
     scorer: Scorer
     weights: RewardWeights
     statics: Mapping[int, float]
@@ -145,7 +131,7 @@ class _Judge:
         return max(rewards, key=lambda split: -math.inf if math.isnan(rewards[split]) else rewards[split])
 
     def row(self, trial: Trial, ran: LiveRun) -> Compared:
-        again = tuple(replay(self.executor, recorded(trial, ran.schedule)))
+        again = tuple(replay(self.offline.executor, recorded(trial, ran.schedule), self.offline.receiver))
         found = self.scorer.under(ran.schedule)
         split = mean_split(ran.schedule, trial.positions)
         worth = reward(found.ppl, self.statics, split, self.weights)

@@ -13,6 +13,7 @@ from statistics import fmean
 
 from agent.compute.executor import Executor
 from agent.compute.perplexity import PerplexityMeter
+from agent.compute.receiver import Receiver
 from edgectl.damage_replay import Schedule
 from planner.channel import Channel
 from planner.types import Codec
@@ -29,19 +30,34 @@ class Quality:
     """Of each segment: their spread is the text's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """What schedules are run and scored with in this process."""
+
+    executor: Executor
+    """All layers, cut at every split."""
+    receiver: Receiver
+    """What the device behind the radio knows of the model."""
+    windows: IntArray
+    """Of a text [n, s]."""
+    segment: int
+    """How many windows are as long as a session."""
+
+
 class Scorer:
     """One text, one channel, one model with all its layers here."""
 
-    def __init__(
-        self, executor: Executor, windows: IntArray, segment: int, channel: Channel | None, *, codec: Codec
-    ) -> None:
-        """`windows` [n, s] are taken `segment` at a time. Raises ValueError where they are fewer."""
+    def __init__(self, offline: Offline, channel: Channel | None, codec: Codec) -> None:
+        """Raises ValueError where there are fewer windows than a segment has."""
+        windows, segment = offline.windows, offline.segment
         if not 1 <= segment <= len(windows):
             raise ValueError(f"{len(windows)} windows in segments of {segment}: one at least is expected")
         count = len(windows) // segment
         self._channel = channel
         self._meters = [
-            PerplexityMeter(executor, windows[number * segment : (number + 1) * segment], codec)
+            PerplexityMeter(
+                offline.executor, windows[number * segment : (number + 1) * segment], codec, offline.receiver
+            )
             for number in range(count)
         ]
         self.positions = segment * int(windows.shape[1])

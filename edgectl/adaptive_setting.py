@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import ConfigError
-from edgectl.adaptive_bench import CONTROLLERS, STATIC, Comparison, Entrants, Offline, Say, compare
+from edgectl.adaptive_bench import CONTROLLERS, STATIC, Comparison, Entrants, Say, compare
 from edgectl.adaptive_run import Trial
-from edgectl.damage_replay import load_all_layers
+from edgectl.adaptive_score import Offline
+from edgectl.damage_replay import load_all_layers, load_receiver
 from edgectl.model_source import describe_model, locate_model
 from edgectl.planning import ServedModel, ServingOptions
 from edgectl.text_windows import WINDOW_TOKENS, read_text, windows_of
@@ -64,9 +65,10 @@ def fulfil(wish: Wish, directory: Path, say: Say) -> Comparison:
         options=wish.options,
     )
     say(f"loading {model.name} here, cut at {', '.join(map(str, table.splits))}")
+    receiver = load_receiver(located, model)
     executor = load_all_layers(located, wish.options, positions, table.splits)
     try:
-        return compare(directory, trial, entrants, Offline(executor, text.windows, segment), say=say)
+        return compare(directory, trial, entrants, Offline(executor, receiver, text.windows, segment), say=say)
     finally:
         executor.close()
 

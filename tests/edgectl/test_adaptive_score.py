@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgectl.adaptive_score import Scorer, mean_split, moves_of, reward
+from agent.compute.receiver import Receiver
+from edgectl.adaptive_score import Offline, Scorer, mean_split, moves_of, reward
 from edgectl.damage_replay import split_at
 from planner.channel import Channel, ChannelState, erasing
 from planner.types import LayerRange
@@ -24,7 +25,7 @@ CHANNEL = Channel((ChannelState(loss=0.4), ChannelState()), seed=2)
 
 def scorer(segment: int = 2, channel: Channel | None = CHANNEL) -> Scorer:
     executor = FakeExecutor(LAYERS, (LayerRange(0, LAYERS),), slots=1, context=16)
-    return Scorer(executor, WINDOWS, segment, channel, codec="fp32")
+    return Scorer(Offline(executor, Receiver(), WINDOWS, segment), channel, "fp32")
 
 
 def test_a_split_that_stays_does_what_it_does_in_every_segment() -> None:
@@ -37,7 +38,8 @@ def test_a_split_that_stays_does_what_it_does_in_every_segment() -> None:
 def test_every_segment_suffers_the_same_positions() -> None:
     """The same windows twice over are two equal segments: damage is a function of the position in the segment."""
     executor = FakeExecutor(LAYERS, (LayerRange(0, LAYERS),), slots=1, context=16)
-    twice = Scorer(executor, np.concatenate([WINDOWS[:2], WINDOWS[:2]]), 2, CHANNEL, codec="fp32")
+    windows = np.concatenate([WINDOWS[:2], WINDOWS[:2]])
+    twice = Scorer(Offline(executor, Receiver(), windows, 2), CHANNEL, "fp32")
     first, second = twice.under(((0, 1), (5, 3))).segments
     assert first == second
 

@@ -10,8 +10,9 @@ import pytest
 
 from agent.errors import ConfigError
 from edgectl import adaptive_setting
-from edgectl.adaptive_bench import Comparison, Entrants, Offline, compare
+from edgectl.adaptive_bench import Comparison, Entrants, compare
 from edgectl.adaptive_run import Contender, LiveRun, Trial, recorded
+from edgectl.adaptive_score import Offline
 from edgectl.adaptive_setting import PROMPT_TOKENS, Wish, fulfil, read_table
 from edgectl.damage_replay import replay
 from edgectl.model_source import describe_model, locate_model

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgectl.adaptive_bench import Comparison, Entrants, Offline, Run, compare
+from agent.compute.receiver import Receiver
+from edgectl.adaptive_bench import Comparison, Entrants, Run, compare
 from edgectl.adaptive_run import Contender, LiveRun, Trial, recorded
+from edgectl.adaptive_score import Offline
 from edgectl.damage_replay import Schedule, replay
 from edgectl.model_source import LocatedModel
 from planner.channel import Channel, ChannelState
@@ -35,7 +37,7 @@ def trial() -> Trial:
 
 def offline() -> Offline:
     executor = FakeExecutor(LAYERS, (LayerRange(0, LAYERS),), slots=1, context=32)
-    return Offline(executor, np.random.default_rng(0).integers(0, VOCABULARY, (4, 8)), 2)
+    return Offline(executor, Receiver(), np.random.default_rng(0).integers(0, VOCABULARY, (4, 8)), 2)
 
 
 SCHEDULES: dict[str, Schedule] = {

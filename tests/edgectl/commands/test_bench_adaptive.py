@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgectl import adaptive_setting
+from edgectl.adaptive_bench import Comparison
 from edgectl.adaptive_report import describe_comparison
 from edgectl.adaptive_setting import Wish
 from edgectl.failures import ExitCode
@@ -24,7 +25,12 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Wish]:
     """Wishes that the command made; what it shows is of a scripted comparison."""
     wishes: list[Wish] = []
     found = compared(tmp_path)
-    monkeypatch.setattr(adaptive_setting, "fulfil", lambda wish, *_: [wishes.append(wish), found][1])
+
+    def fulfil(wish: Wish, *_: object) -> Comparison:
+        wishes.append(wish)
+        return found
+
+    monkeypatch.setattr(adaptive_setting, "fulfil", fulfil)
     return wishes
 
 
