@@ -6,6 +6,8 @@ A policy or a table is about one model: another model's, or one of another numbe
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from agent.errors import ConfigError
 from edgectl.adaptive_choice import ControllerName
 from edgectl.replanner import Replanner
 from edgectl.split_decision import Price, SplitChooser
+from planner.channel import Channel
 from rl.controller import Observation, Proposal
 from rl.quality import MAX_CHARACTERS, BadQualityTable, QualityTable
 from rl.reward import RewardWeights
@@ -43,6 +46,37 @@ class Chooser:
     controller: SplitChooser
     price: Price
     origin: str
+    table: QualityTable | None = None
+    """What it learnt from, or looks into."""
+
+    def mismatches(self, channels: Mapping[tuple[str, str], Channel]) -> list[str]:
+        """Emulated links whose losses the table was not measured under, in words: its gains are another channel's."""
+        if self.table is None:
+            return []
+        measured = self.table.records[0]
+        found = []
+        for (source, destination), channel in channels.items():
+            differing = [
+                f"{name} {theirs} (measured) and {ours} (link)"
+                for name, theirs, ours in (
+                    ("granularity", measured.granularity, channel.granularity),
+                    ("concealment", measured.mitigation, channel.concealment),
+                )
+                if theirs != ours
+            ]
+            if differing:
+                found.append(f"{self.origin} is about another channel than {source} to {destination}: ")
+                found[-1] += ", ".join(differing)
+        return found
+
+
+def warmed(chooser: Chooser) -> Chooser:
+    """The same, having answered once: the first session is not the one to wait for what loads on first use."""
+    asked = Observation(chooser.controller.splits[0], loss=0.1, sigma=0.0, m=1.0, rtt_ms=1.0, goodput_bytes_per_s=1e6)
+    # What it cannot answer it will say again, as the reason of a decision.
+    with suppress(ValueError):
+        chooser.price(asked, chooser.controller.propose(asked).split)
+    return chooser
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +126,8 @@ def load_chooser(path: Path, kind: ControllerName | None, model: SubjectModel) -
     if kind == "policy" and not is_policy:
         raise ConfigError(f"--controller policy: {path} is no {POLICY_SUFFIX} file; `edgectl rl train` makes one")
     if is_policy:
-        return _of_policy(path, kind, model)
-    return _of_table(_read_table(path, model), kind or "table", RewardWeights(), model, str(path))
+        return warmed(_of_policy(path, kind, model))
+    return warmed(_of_table(_read_table(path, model), kind or "table", RewardWeights(), model, str(path)))
 
 
 def _of_policy(path: Path, kind: ControllerName | None, model: SubjectModel) -> Chooser:
@@ -110,12 +144,11 @@ def _of_policy(path: Path, kind: ControllerName | None, model: SubjectModel) -> 
     weights = policy.card.weights
     if kind in (None, "policy"):
         price = no_price if table is None else MeasuredPrice(table, weights, max(policy.splits))
-        return Chooser(policy, price, str(path))
+        return Chooser(policy, price, str(path), table)
     if kind == "static":
         return Chooser(Static(policy.splits), no_price, str(path))
     if kind == "planner":
-        planner = Replanner(policy.splits, model.hidden_bytes, model.kv_bytes_per_token_layer)
-        return Chooser(planner, no_price, str(path))
+        return _planner(policy.splits, model, str(path))
     if table is None:
         raise ConfigError(f"--controller {kind}: {path} carries no quality table; give one with --policy TABLE.json")
     return _of_table(table, kind, weights, model, str(path))
@@ -131,13 +164,19 @@ def _of_table(
     if kind == "static":
         return Chooser(Static(splits), price, origin)
     if kind == "planner":
-        # It has no notion of quality, so nothing is priced by it either.
-        planner = Replanner(splits, model.hidden_bytes, model.kv_bytes_per_token_layer)
-        return Chooser(planner, no_price, origin)
+        return _planner(splits, model, origin)
     # Here: a policy needs none of what this loads.
     from rl.controllers import GreedyController
 
-    return Chooser(GreedyController(table.gain, splits, weights), price, origin)
+    return Chooser(GreedyController(table.gain, splits, weights), price, origin, table)
+
+
+def _planner(splits: tuple[int, ...], model: SubjectModel, origin: str) -> Chooser:
+    """It has no notion of quality, so nothing is priced by it either."""
+    # Now: the first decision is not to wait for it.
+    import rl.controllers  # noqa: F401
+
+    return Chooser(Replanner(splits, model.hidden_bytes, model.kv_bytes_per_token_layer), no_price, origin)
 
 
 def _table_of(policy: SplitPolicy, path: Path, model: SubjectModel) -> QualityTable | None:

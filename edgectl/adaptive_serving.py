@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +13,7 @@ from edgectl.deploy import Order
 from edgectl.output import CommandFailure
 from edgectl.planning import ServedModel
 from edgectl.split_decision import AdaptiveSettings
+from planner.channel import Channel
 from planner.cost import hidden_bytes
 from planner.memory import kv_bytes_per_token_layer
 from planner.types import Quantization
@@ -25,7 +26,9 @@ def adapt_order(
     model: ServedModel,
     quantization: Quantization,
     choice: AdaptiveChoice,
+    *,
     stopwatch: Callable[[], float],
+    channels: Mapping[tuple[str, str], Channel],
 ) -> tuple[Order, AdaptiveSettings]:
     """The order with plans that hold what the controller's splits take, and the controller itself.
 
@@ -47,5 +50,6 @@ def adapt_order(
         price=chooser.price,
         origin=chooser.origin,
         stopwatch=stopwatch,
+        notes=tuple(chooser.mismatches(channels)),
     )
     return replace(order, splits=splits, widen=partial(widen, spec=spec, splits=splits)), settings

@@ -35,7 +35,7 @@ class Replanner:
         self, observation: Observation, points: Sequence[int], stop: int, source: LayerPace, peer: LayerPace
     ) -> Proposal:
         """For a route whose second device ends at layer `stop`. Raises ValueError for a split it does not know."""
-        # Here: who serves with a policy alone loads no cost model.
+        # Here, and loaded by who makes a replanner: who serves with a policy alone needs no cost model.
         from rl.controllers import PlannerController
         from rl.split_costs import SplitCosts
 
@@ -43,7 +43,7 @@ class Replanner:
         for split in points:
             here, there = source.step_ms(split), peer.step_ms(stop - split)
             if here is None or there is None:
-                return self.propose(observation)
+                return Proposal(observation.split, None, UNKNOWN)
             ms.append(here + there)
         costs = SplitCosts(
             splits=tuple(points),

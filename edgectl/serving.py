@@ -59,7 +59,10 @@ class Serving:
         # Here: who serves without a policy waits for nothing that reads one.
         from edgectl.adaptive_serving import adapt_order
 
-        order, adaptive = adapt_order(self.order, self.model, quantization, choice, time.perf_counter)
+        channels = self.config.settings().channels
+        order, adaptive = adapt_order(
+            self.order, self.model, quantization, choice, stopwatch=time.perf_counter, channels=channels
+        )
         return replace(self, order=order, adaptive=adaptive)
 
     @classmethod
@@ -196,17 +199,6 @@ def describe_plan(plan: Plan, devices: DeviceTable) -> str:
     return shown if ms_per_token is None else f"{shown}\npredicted: {ms_per_token:.2f} ms per token"
 
 
-def describe_adaptive(adaptive: AdaptiveSettings) -> str:
-    """Who chooses splits, of which, and how often."""
-    limits, controller = adaptive.limits, adaptive.controller
-    shadow = ", in shadow: nothing is moved" if limits.is_shadow else ""
-    listed = ", ".join(map(str, controller.splits))
-    return (
-        f"splits {listed} by {controller.name} ({adaptive.origin}), decided every {limits.interval_tokens} tokens, "
-        f"{limits.dwell_tokens} apart{shadow}"
-    )
-
-
 def plan_as_json(plan: Plan) -> dict[str, object]:
     """The part of the `ready` event that says what runs where."""
     devices = [
@@ -250,7 +242,7 @@ async def serve_cluster(serving: Serving, *, as_json: bool) -> None:
         control = AsyncControlServer(keys, AllowList({key: name for name, key in devices}), config.bind)
         try:
             if serving.adaptive is not None:
-                say(describe_adaptive(serving.adaptive))
+                say(serving.adaptive.described())
             say(f"waiting for {', '.join(serving.order.devices)} at {control.endpoint}")
             await _run(serving, coordinator, control, terminal)
         finally:

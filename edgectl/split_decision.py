@@ -58,6 +58,18 @@ class AdaptiveSettings:
     """The file that the controller came from."""
     stopwatch: Callable[[], float] = _no_stopwatch
     """Seconds, to say how long decisions took; nothing is decided by it."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the file before it is put to work."""
+
+    def described(self) -> str:
+        """Who chooses splits, of which, and how often; a warning per note."""
+        limits, listed = self.limits, ", ".join(map(str, self.controller.splits))
+        shadow = ", in shadow: nothing is moved" if limits.is_shadow else ""
+        head = (
+            f"splits {listed} by {self.controller.name} ({self.origin}), decided every {limits.interval_tokens} tokens, "
+            f"{limits.dwell_tokens} apart{shadow}"
+        )
+        return "\n".join((head, *(f"warning: {note}" for note in self.notes)))
 
 
 @dataclass(frozen=True, slots=True)

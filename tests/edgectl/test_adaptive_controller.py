@@ -8,6 +8,7 @@ import pytest
 
 from agent.errors import ConfigError
 from edgectl.adaptive_controller import MeasuredPrice, SubjectModel, load_chooser
+from planner.channel import Channel, ChannelState
 from rl.controller import Observation
 from rl.export import write_policy
 from rl.policy_card import BadPolicy
@@ -52,6 +53,15 @@ def test_a_table_is_looked_into(tmp_path: Path) -> None:
     assert chooser.controller.propose(Observation(4)).split == 4
     carried = load_chooser(policy_file(tmp_path, quality=TABLE.to_json()), "table", MODEL)
     assert carried.controller.propose(lossy) == chooser.controller.propose(lossy)
+
+
+def test_a_table_measured_under_another_kind_of_loss_says_so_for_each_link(tmp_path: Path) -> None:
+    chooser = load_chooser(table_file(tmp_path), None, MODEL)
+    (other,) = chooser.mismatches({("a", "b"): Channel((ChannelState(),), concealment="lmmse", granularity="packet")})
+    assert "quality.json is about another channel than a to b: granularity element (measured) and packet" in other
+    assert "concealment zero (measured) and lmmse (link)" in other
+    assert chooser.mismatches({("a", "b"): Channel((ChannelState(),))}) == []
+    assert load_chooser(policy_file(tmp_path), None, MODEL).mismatches({("a", "b"): Channel((ChannelState(),))}) == []
 
 
 @pytest.mark.parametrize("name", ["policy.onnx", "quality.json"])

@@ -34,22 +34,22 @@ def choice(directory: Path, **changes: object) -> AdaptiveChoice:
 
 def test_plans_of_the_order_hold_what_the_policys_splits_take(tmp_path: Path) -> None:
     order = order_for(MODEL, ServingOptions(context=256), ["a", "b"])
-    adapted, settings = adapt_order(order, MODEL, "fp32", choice(tmp_path), lambda: 0.0)
+    adapted, settings = adapt_order(order, MODEL, "fp32", choice(tmp_path), stopwatch=lambda: 0.0, channels={})
     assert adapted.splits == SPLITS
     assert adapted.widen is not None
     plan = adapted.widen(adapted.plan_for(DEVICES)).plan
     assert [each.resident for each in plan.allotments] == [(LayerRange(0, 16),), (LayerRange(1, 32),)]
     assert settings.limits.is_shadow
     assert settings.kv_bytes_per_token_layer == kv_bytes_per_token_layer(SPEC, 4)
-    half = adapt_order(order, MODEL, "fp16", choice(tmp_path), lambda: 0.0)[1]
+    half = adapt_order(order, MODEL, "fp16", choice(tmp_path), stopwatch=lambda: 0.0, channels={})[1]
     assert 2 * half.kv_bytes_per_token_layer == settings.kv_bytes_per_token_layer
 
 
 def test_a_policy_that_cannot_be_used_ends_the_command_with_its_exit_code(tmp_path: Path) -> None:
     order = order_for(MODEL, ServingOptions(context=256), ["a", "b"])
     with pytest.raises(CommandFailure, match="trained for 24 layers") as refused:
-        adapt_order(order, MODEL, "fp32", choice(tmp_path, num_layers=24), lambda: 0.0)
+        adapt_order(order, MODEL, "fp32", choice(tmp_path, num_layers=24), stopwatch=lambda: 0.0, channels={})
     assert refused.value.exit_code is ExitCode.CONFIG
     other = replace(MODEL, digest="cd" * 32)
     with pytest.raises(CommandFailure, match="digest"):
-        adapt_order(order, other, "fp32", choice(tmp_path), lambda: 0.0)
+        adapt_order(order, other, "fp32", choice(tmp_path), stopwatch=lambda: 0.0, channels={})

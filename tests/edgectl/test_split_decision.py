@@ -127,3 +127,12 @@ def test_a_planner_goes_by_what_heartbeats_say_of_the_two_devices() -> None:
     tokens(scene, 4)
     scene.settle()
     assert split(scene) == 5
+
+
+def test_a_person_is_told_who_decides_and_what_to_know_of_the_file() -> None:
+    adaptive = AdaptiveSettings(Scripted(), 1, Limits(8, 16, is_shadow=True), origin="p.onnx", notes=("it is old",))
+    first, second = adaptive.described().splitlines()
+    assert first == (
+        "splits 1, 2, 3, 4, 5 by scripted (p.onnx), decided every 8 tokens, 16 apart, in shadow: nothing is moved"
+    )
+    assert second == "warning: it is old"
