@@ -66,8 +66,8 @@ class AdaptiveSettings:
         limits, listed = self.limits, ", ".join(map(str, self.controller.splits))
         shadow = ", in shadow: nothing is moved" if limits.is_shadow else ""
         head = (
-            f"splits {listed} by {self.controller.name} ({self.origin}), decided every {limits.interval_tokens} tokens, "
-            f"{limits.dwell_tokens} apart{shadow}"
+            f"splits {listed} by {self.controller.name} ({self.origin}), decided every {limits.interval_tokens} "
+            f"tokens, {limits.dwell_tokens} apart{shadow}"
         )
         return "\n".join((head, *(f"warning: {note}" for note in self.notes)))
 
