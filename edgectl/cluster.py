@@ -244,7 +244,8 @@ class Cluster:
             effects = self.sessions.on_token(event, now)
             return effects if self.adapter is None else [*effects, *self.adapter.on_token(micro_batch, now)]
         if isinstance(event, SessionMoved):
-            return self.sessions.on_moved(event, now)
+            found = self.deployment.find(micro_batch)
+            return self.sessions.on_moved(event, found[0].split_points if found is not None else (), now)
         if isinstance(event, SessionEnded):
             return self.sessions.on_ended(event, now)
         effects = self.sessions.on_failed(event, now)

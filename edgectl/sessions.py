@@ -203,13 +203,14 @@ class SessionTable:
             return []
         return [Deliver(record.session, event)]
 
-    def on_moved(self, event: SessionMoved, now: float) -> list[Effect]:
+    def on_moved(self, event: SessionMoved, split_points: Sequence[int], now: float) -> list[Effect]:
         """Its hidden states leave the source elsewhere from a position on: what an exact replay has to know."""
         record = self._running.get(event.session)
         if record is None or record.schedule is None:
             return []
-        if not 0 <= event.position <= len(record.opening.prompt) + record.opening.max_tokens:
-            return self._refuse(record, f"a move at position {event.position}", now)
+        last = len(record.opening.prompt) + record.opening.max_tokens
+        if not 0 <= event.position <= last or event.split not in split_points:
+            return self._refuse(record, f"a move at position {event.position} to split {event.split}", now)
         record.schedule.moved(event.position, event.split)
         return []
 

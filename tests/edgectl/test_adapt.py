@@ -293,12 +293,13 @@ def test_moves_of_another_device_or_an_old_connection_are_not_used() -> None:
     assert (split(scene), record.schedule.entries) == (3, ((0, 3),))
 
 
-def test_a_session_that_moved_beyond_its_end_is_ended_with_the_error() -> None:
+@pytest.mark.parametrize(("position", "to"), [(7, 4), (-1, 4), (3, 6), (3, 0), (3, 1 << 70)])
+def test_a_session_that_moved_to_nowhere_is_ended_with_the_error(position: int, to: int) -> None:
     scene = adaptive_scene(Scripted())
     session = scene.open(max_tokens=4)
     scene.settle()
-    scene.say("a", SessionMoved(session, 7, 4), worker=True)
-    assert "a move at position 7" in str(scene.read[session][-1])
+    scene.say("a", SessionMoved(session, position, to), worker=True)
+    assert f"a move at position {position} to split {to}" in str(scene.read[session][-1])
 
 
 def test_a_plan_of_one_device_has_nothing_to_split_and_says_so() -> None:

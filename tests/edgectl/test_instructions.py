@@ -50,3 +50,9 @@ def test_an_opening_says_how_steps_are_timed_and_no_chunk_is_longer_than_the_con
     opening = opening_of(batch, stages, PLAN, "bubbles")
     assert (opening.micro_batch, opening.epoch, opening.rows, opening.chunk) == (batch.number, 9, 2, 64)
     assert (opening.codec, opening.pipeline, opening.stages) == ("fp16", "bubbles", stages)
+    assert opening.split_points == ()
+    assert opening_of(batch, stages, PLAN, "bubbles", (2, 3)).split_points == (2, 3)
+
+
+def test_a_device_cuts_its_blocks_where_a_route_may_be_split() -> None:
+    assert load_of("m", "digest", PLAN, "a", (1, 2)).cuts == (1, 2)

@@ -31,6 +31,18 @@ def test_slots_are_the_rows_of_every_route_through_a_device() -> None:
     assert [[batch.index for batch in route.micro_batches] for route in routes_of(plan)] == [[0, 1], [2]]
 
 
+def test_a_route_runs_where_each_of_its_micro_batches_is_split() -> None:
+    (record,) = routes_of(plan_of(route_of("a", "b", micro_batches=2)), (3, 5))
+    assert record.split_points == (3,)
+    first, second = record.micro_batches
+    first.split = 2
+    assert [stage.layers.stop for stage in record.at(first).stages] == [2, 6]
+    assert record.at(second) == record.route
+    (alone,) = routes_of(plan_of(route_of("a")), (3, 5))
+    assert alone.split_points == ()
+    assert alone.at(alone.micro_batches[0]) == alone.route
+
+
 @given(st.lists(st.integers(0, MAX_MICRO_BATCHES - 1), max_size=40))
 def test_no_two_open_micro_batches_have_one_number_and_none_keeps_its_own(openings: list[int]) -> None:
     batches = [MicroBatchRecord(index, 0, 1) for index in range(MAX_MICRO_BATCHES)]
