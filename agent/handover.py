@@ -21,20 +21,12 @@ from typing import NamedTuple
 
 from agent.errors import AgentError
 from agent.sessions import Session
+from agent.slice_size import SliceSize
 from agent.wire.codec import MAX_HIDDEN_SIZE, MAX_TOKENS_PER_ROW, CodecId, FrameKind, RowRef
 from agent.wire.ledger import Ledger
 from agent.wire.messages import SplitKept, SplitMoved
 from planner.types import LayerRange
 
-SLICE_S = 0.02
-"""A slice is meant to occupy a link for so long: a token's frame waits behind it."""
-FIRST_SLICE_BYTES = 8 << 10
-"""Before anything is known of the link: 65 ms at 1 Mbit/s, and then no token waits for it."""
-LEAST_SLICE_BYTES = 4 << 10
-MOST_SLICE_BYTES = 1 << 20
-"""Read, checked, sealed and written in a few milliseconds by a slow device."""
-GROWTH = 2.0
-"""From one slice to the next they grow at most so many times."""
 MOVE_LATE_S = 15.0
 """A move is given up when no row that decodes has come closer to its end for so long: its keys and values come faster
 than the link takes them, or nothing comes through it."""
@@ -113,9 +105,7 @@ class Handover:
         """The split that the present move leaves."""
         self._move: _Move | None = None
         self._slice: Slice | None = None
-        self._slice_bytes = float(FIRST_SLICE_BYTES)
-        self._base_s: float | None = None
-        """Least time that a slice was in wires, what would pass even if it were empty; None before the first one."""
+        self._size = SliceSize()
         self._wanted_s = 0.0
         self._closest: dict[tuple[int, int], int] = {}
         """Per row and generation, fewest bytes that were missing yet."""
@@ -224,7 +214,7 @@ class Handover:
         missing = [self._missing(other) for other in decoding]
         if max(missing) <= 1:
             return any(missing)
-        return self._base_s is not None and sum(map(self._missing_bytes, decoding)) <= self._slice_bytes
+        return self._size.is_known and sum(map(self._missing_bytes, decoding)) <= self._size.bytes
 
     def _is_elsewhere(self, session: Session) -> bool:
         return self._move is not None and session.split != self.split and session.position > 0
@@ -289,7 +279,7 @@ class Handover:
         lacking = [session for session in sessions if session.row in lacks[group]]
         if not lacking:
             return None
-        budget = self._slice_bytes / (len(group) * self._terms.kv_elements * self._terms.element_bytes)
+        budget = self._size.bytes / (len(group) * self._terms.kv_elements * self._terms.element_bytes)
         first = max(lacking, key=lambda session: lacks[group][session.row])
         most = lacks[group][first.row]
         # Frames have as many tokens of each row: of some they have more than is missing, which is harmless.
@@ -327,11 +317,4 @@ class Handover:
     def timed(self, wire_s: float) -> None:
         """The slice under way was in wires for so long, there and back: from this the next one's size follows."""
         assert self._slice is not None, "no slice is under way"
-        self._base_s = wire_s if self._base_s is None else min(self._base_s, wire_s)
-        size = self._slice.bytes * SLICE_S / max(wire_s - self._base_s, SLICE_S / GROWTH / 4)
-        # A slice that was shorter than it might have been says little of longer ones.
-        size = max(size, self._slice_bytes) if self._slice.bytes < self._slice_bytes / 2 else size
-        self._slice_bytes = min(max(size, self._slice_bytes / 4, LEAST_SLICE_BYTES), self._grown())
-
-    def _grown(self) -> float:
-        return min(self._slice_bytes * GROWTH, float(MOST_SLICE_BYTES))
+        self._size.learn(self._slice.bytes, wire_s)

@@ -28,7 +28,7 @@ def route(*stops: int) -> tuple[StageAddress, ...]:
 
 
 def shape(start: int = 0, stop: int = 6) -> ModelShape:
-    return ModelShape(6, HIDDEN, 8, CONTEXT, (LayerRange(start, stop),))
+    return ModelShape(6, HIDDEN, 8, CONTEXT, (LayerRange(start, stop),), kv_elements=16)
 
 
 def opening(stages: tuple[StageAddress, ...], rows: int = 4, chunk: int = 4) -> OpenMicroBatch:
@@ -91,6 +91,8 @@ def test_a_chunk_that_no_frame_could_carry_is_refused() -> None:
 def test_a_split_point_that_moves_needs_more_layers_on_both_sides(device: str, start: int, stop: int) -> None:
     opened = replace(opening(route(2, 4, 6)), split_points=(1, 3))
     assert place_of(device, opened, shape(start, stop)).split == 2
+    with pytest.raises(AgentError, match=f"{device}: keys and values of what is loaded here cannot"):
+        place_of(device, opened, shape(start, stop)._replace(kv_elements=0))
     for less in ((start + 1, stop), (start, stop - 1)):
         with pytest.raises(AgentError, match=rf"{device}: layers \[{start}, {stop}\) are not resident"):
             place_of(device, opened, shape(*less))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.compute.damage import damage
@@ -61,8 +61,8 @@ def keep_slices_short(ring: Ring, size: int) -> None:
     assert micro_batch.loop is not None
     handover = micro_batch.loop.handover
     assert handover is not None
-    handover._slice_bytes = float(size)
-    handover._grown = lambda: float(size)  # type: ignore[method-assign]
+    handover._size.bytes = float(size)
+    handover._size.learn = lambda *_: None  # type: ignore[method-assign]
 
 
 def splits_of(ring: Ring, name: str) -> list[tuple[int, int]]:
@@ -197,6 +197,7 @@ class Chaos:
 
 @pytest.mark.parametrize("names", ["ab", "abc"])
 @pytest.mark.parametrize("pipeline", ["no-bubbles", "sequential"])
+@settings(max_examples=30)
 @given(
     opened=many_sessions(),
     schedule=st.binary(max_size=300),
