@@ -108,10 +108,11 @@ class _Fitting:
             self.notes += causes
             own = self.plan.routes[number].stages[0].layers.stop
             begin = self.begin(number)
-            if begin != own:
-                self.notes.append(f"{self._name(number)} begins at split {begin}: the plan's {own} is not the policy's")
+            listed = ", ".join(map(str, self.kept[number]))
+            place = f"{begin}" if begin == own else f"{begin}, since the plan's {own} is not the policy's"
             if len(self.kept[number]) == 1:
-                self.notes.append(f"{self._name(number)} has split {begin} alone: the policy has nothing to choose")
+                place += "; with one split the policy has nothing to choose"
+            self.notes.append(f"{self._name(number)} may be split at {listed} and begins at {place}")
 
     def begin(self, number: int) -> int:
         """The split nearest to the plan's own, the lower one of two."""

@@ -109,10 +109,11 @@ def test_only_the_boundary_behind_the_source_moves() -> None:
 def test_a_split_the_policy_lacks_gives_way_to_the_nearest() -> None:
     widened = widen(plan_of(route(10, 32)), SPEC, (1, 4, 8, 16))
     assert widened.plan.routes[0].stages[0].layers.stop == 8
-    assert "begins at split 8: the plan's 10 is not the policy's" in widened.notes[0]
+    assert "may be split at 1, 4, 8, 16 and begins at 8, since the plan's 10 is not the policy's" in widened.notes[0]
     assert not widened.plan.predicted
     alone = widen(plan_of(route(10, 32)), SPEC, (8,))
-    assert "split 8 alone" in alone.notes[-1]
+    assert "with one split the policy has nothing to choose" in alone.notes[-1]
+    assert widen(plan_of(route(8, 32)), SPEC, (4, 8)).notes == ("the route a b may be split at 4, 8 and begins at 8",)
 
 
 def test_routes_that_share_a_source_share_its_layers() -> None:

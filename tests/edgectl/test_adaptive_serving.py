@@ -12,7 +12,7 @@ from edgectl.adaptive_choice import AdaptiveChoice
 from edgectl.adaptive_serving import adapt_order
 from edgectl.failures import ExitCode
 from edgectl.output import CommandFailure
-from edgectl.planning import ServedModel, ServingOptions, order_for
+from edgectl.planning import ServedModel, ServingOptions, order_for, order_of_plan
 from edgectl.split_guards import Limits
 from planner.memory import kv_bytes_per_token_layer
 from planner.model_spec import parse_config
@@ -53,3 +53,13 @@ def test_a_policy_that_cannot_be_used_ends_the_command_with_its_exit_code(tmp_pa
     other = replace(MODEL, digest="cd" * 32)
     with pytest.raises(CommandFailure, match="digest"):
         adapt_order(order, other, "fp32", choice(tmp_path), stopwatch=lambda: 0.0, channels={})
+
+
+def test_a_plan_that_is_executed_as_it_is_gets_room_for_splits_too(tmp_path: Path) -> None:
+    planned = order_for(MODEL, ServingOptions(context=256, quantization="int8"), ["a", "b"]).plan_for(DEVICES)
+    order = order_of_plan(MODEL, planned, ["a", "b"])
+    adapted, _ = adapt_order(order, MODEL, "int8", choice(tmp_path), stopwatch=lambda: 0.0, channels={})
+    assert adapted.widen is not None
+    widened = adapted.widen(adapted.plan_for(DEVICES)).plan
+    assert [each.resident for each in widened.allotments] == [(LayerRange(0, 16),), (LayerRange(1, 32),)]
+    assert all(each.memory_bytes <= each.memory_available_bytes for each in widened.allotments)
