@@ -33,13 +33,9 @@ def plot_study(sections: Sequence[Section], folder: Path, kind: PictureFormat) -
 
     Raises CommandFailure where matplotlib is missing and ConfigError for a folder that cannot be written.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as problem:
-        raise CommandFailure(
-            ExitCode.UNAVAILABLE, f"the figures need matplotlib: {problem}", "pip install 'edgectl[plot]'"
-        ) from problem
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
 
     written = {}
     # Text as text: a tenth of the bytes of outlines, in pictures that are committed.
@@ -50,6 +46,16 @@ def plot_study(sections: Sequence[Section], folder: Path, kind: PictureFormat) -
                 _draw(figure, section)
                 written[section.key] = _save(figure, folder / f"{section.key}.{kind}", kind)
     return written
+
+
+def require_matplotlib() -> None:
+    """Raises CommandFailure where it is missing: better before an hour of work than after it."""
+    try:
+        import matplotlib  # noqa: F401  (only whether it is there)
+    except ImportError as problem:
+        raise CommandFailure(
+            ExitCode.UNAVAILABLE, f"the figures need matplotlib: {problem}", "pip install 'edgectl[plot]'"
+        ) from problem
 
 
 def _save(figure: Figure, path: Path, kind: PictureFormat) -> Path:
@@ -104,8 +110,8 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str) -> None:
     means = [point.value.mean for point in points]
     marker = "o" if len(points) <= 12 else None
     axes.plot(x, means, color=colour, marker=marker, markersize=3, linewidth=1.3, label=curve.name)
-    if any(point.value.ci95 for point in points):
-        widths = [point.value.ci95 or 0.0 for point in points]
+    if any(point.value.half for point in points):
+        widths = [point.value.half or 0.0 for point in points]
         low = [mean - width for mean, width in zip(means, widths, strict=True)]
         high = [mean + width for mean, width in zip(means, widths, strict=True)]
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)

@@ -12,7 +12,7 @@ import os
 import selectors
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -120,7 +120,7 @@ class _Pool:
         """A new process for this run. Raises ConfigError for a folder that cannot be written."""
         log = self._folder / f"process-{len(self._processes)}.log"
         # One thread each: two processes that spin on the same processors take four times as long.
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with log.open("wb") as stderr:
@@ -199,23 +199,3 @@ class _Pool:
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     assert pipe is not None  # both ends were asked for
     return pipe
-
-
-def progress_watcher(total: int, seen: Callable[[str], None]) -> Watcher:
-    """A line per finished run, for where no terminal shows bars."""
-    return _Lines(total, seen)
-
-
-class _Lines:
-    def __init__(self, total: int, seen: Callable[[str], None]) -> None:
-        self._total = total
-        self._done = 0
-        self._seen = seen
-
-    def began(self, spec: RunSpec) -> None: ...
-
-    def advanced(self, spec: RunSpec, done: int, total: int) -> None: ...
-
-    def ended(self, spec: RunSpec, result: RunResult) -> None:
-        self._done += 1
-        self._seen(f"[{self._done}/{self._total}] {spec.title}: {result.mean:.3f} in {result.train_s:.0f} s")

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgectl.splitting_results import Choices, Estimate, Finding, Panel, Section, Study, Table, Violin
+from edgectl.splitting_results import Choices, Finding, Panel, Section, Study, Table, Violin, printed
+from rl.evaluate import Interval
 
 PAPER = "Adaptive Layer Splitting for Wireless LLM Inference in Edge Computing (arXiv 2406.02616)"
 JSON_DIGITS = 5
@@ -95,9 +96,9 @@ def _panel(panel: Panel) -> str:
         rows = []
         for curve in panel.curves:
             values = {point.at: point.value for point in curve.points}
-            rows.append((curve.name, *(_estimate(values.get(x)) for x in at)))
+            rows.append((curve.name, *(_interval(values.get(x)) for x in at)))
         return f"{panel.title}, {panel.y_label}:\n\n" + _markdown((panel.x_label, *(f"{x:g}" for x in at)), rows)
-    rows = [(curve.name, _estimate(curve.points[-1].value)) for curve in panel.curves]
+    rows = [(curve.name, _interval(curve.points[-1].value)) for curve in panel.curves]
     rows += [(level.name, f"{level.value:.3f}") for level in panel.levels]
     return f"{panel.title}:\n\n" + _markdown(("at the end", panel.y_label), rows)
 
@@ -149,8 +150,8 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _estimate(value: Estimate | None) -> str:
-    return "-" if value is None else str(value)
+def _interval(value: Interval | None) -> str:
+    return "-" if value is None else printed(value)
 
 
 def _wrapped(text: str) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, stdev
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t  # type: ignore[import-untyped]
 
 from edgectl.splitting_runs import RunResult
+from rl.evaluate import Interval
 
 CURVE_POINTS = 60
 """Of a learning curve: 240,000 steps in strides of 4,000."""
@@ -21,20 +20,9 @@ LOESS_SHARE = 2 / 3
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over seeds and half the width of its 95 % interval (Student's t); None of a single seed."""
-
-    mean: float
-    ci95: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f}" if self.ci95 is None else f"{self.mean:.3f} ± {self.ci95:.3f}"
-
-
-@dataclass(frozen=True, slots=True)
 class CurvePoint:
     at: float
-    value: Estimate
+    value: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +143,9 @@ class Study:
     """Per part, the time it took when it was last computed."""
 
 
-def estimate(values: Iterable[float]) -> Estimate:
-    """Raises ValueError for no values at all."""
-    known = list(values)
-    if not known:
-        raise ValueError("a mean of nothing")
-    if len(known) < 2:
-        return Estimate(known[0])
-    width = float(student_t.ppf(0.975, len(known) - 1)) * stdev(known) / math.sqrt(len(known))
-    return Estimate(fmean(known), width)
+def printed(value: Interval) -> str:
+    """As reports show it."""
+    return f"{value.mean:.3f}" if value.half is None else f"{value.mean:.3f} ± {value.half:.3f}"
 
 
 def learning_curve(name: str, results: Sequence[RunResult]) -> Curve:
@@ -179,7 +161,7 @@ def learning_curve(name: str, results: Sequence[RunResult]) -> Curve:
             fmean(inside) for result in results if (inside := [value for at, value in result.curve if low < at <= high])
         ]
         if means:
-            points.append(CurvePoint(float(high), estimate(means)))
+            points.append(CurvePoint(float(high), Interval.of(means)))
     return Curve(name, tuple(points))
 
 
@@ -214,8 +196,3 @@ def _loess(losses: NDArray[np.float64], splits: NDArray[np.float64]) -> NDArray[
     smooth = np.asarray(lowess(splits, losses, frac=LOESS_SHARE, it=0, delta=0.01 * float(np.ptp(losses))))
     at = np.linspace(losses.min(), losses.max(), 25)
     return np.column_stack([at, np.interp(at, smooth[:, 0], smooth[:, 1])])
-
-
-def share_of_head_room(value: float, random: float, best: float) -> float:
-    """How far from the random policy to the best one. NaN where there is no room."""
-    return (value - random) / (best - random) if best > random else math.nan

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -150,3 +150,16 @@ def result_from_json(document: Mapping[str, Any]) -> RunResult:
         )
     except (KeyError, TypeError, AttributeError) as problem:
         raise ValueError(f"no result of a run: {problem}") from problem
+
+
+def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the file has, or what is computed now and put there. Raises ConfigError where it cannot be written."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    except (OSError, ValueError):
+        pass  # never computed, or cut short
+    computed = compute()
+    write_whole(path, json.dumps(computed) + "\n")
+    return computed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from edgectl.splitting_runs import Algorithm, Case, Reward, RunSpec
+from edgectl.splitting_runs import Algorithm, Case, Reward, RunSpec, World
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 BATCH_SIZES = (25, 50, 100, 200)
@@ -40,21 +40,26 @@ class StudySize:
     sweep_seeds: int
     losses: tuple[float, ...]
     splits: tuple[int, ...]
-    """Of the perplexity grid; splits of a model with 32 layers, scaled to others."""
+    """Of the perplexity grid, of 32 layers."""
     sigmas: tuple[float, ...]
     """Of Fig. 3's second half: noise of fixed standard deviation, nothing erased."""
+    fading_sigmas: tuple[float, ...]
+    """Of the grid under equation 3 whole, which policies of the model's own world are trained and valued on."""
     grid_runs: int
     grid_tokens: int
     true_steps: int
     """Steps of training whose perplexities are measured; the rest of that run is extrapolated."""
     starts: int
     """Episodes a policy is valued over, the same ones for all."""
+    harder_starts: int
+    """The same in the harder world, whose episodes are four times as long."""
+    folds: int
+    """Of the surrogates' cross-validation."""
     budgets: tuple[int, ...]
     """True evaluations that controllers are held against each other at."""
 
-    @property
-    def is_whole(self) -> bool:
-        return self.name == "full"
+    def starts_of(self, world: World) -> int:
+        return self.harder_starts if world == "harder" else self.starts
 
 
 FULL = StudySize(
@@ -66,11 +71,14 @@ FULL = StudySize(
     sweep_seeds=3,
     losses=(0.0, 0.02, 0.06, 0.1, 0.14, 0.18, 0.22, 0.3),
     splits=(1, 4, 7, 10, 14, 18, 22, 26, 31),
-    sigmas=(0.5, 1.0, 2.0, 5.0),
+    sigmas=(1.0, 2.0, 5.0),
+    fading_sigmas=(0.0, 1.0, 2.0),
     grid_runs=5,
     grid_tokens=4096,
     true_steps=300,
     starts=5000,
+    harder_starts=1000,
+    folds=8,
     budgets=(6, 18, 36, 72, 300, 1000, 6000),
 )
 QUICK = StudySize(
@@ -82,18 +90,16 @@ QUICK = StudySize(
     sweep_seeds=1,
     losses=(0.0, 0.1, 0.3),
     splits=(1, 10, 20, 31),
-    sigmas=(2.0,),
+    sigmas=(5.0,),
+    fading_sigmas=(0.0, 2.0),
     grid_runs=2,
     grid_tokens=512,
     true_steps=8,
     starts=500,
+    harder_starts=50,
+    folds=2,
     budgets=(6, 72, 800),
 )
-
-
-def scaled_splits(splits: tuple[int, ...], num_layers: int) -> tuple[int, ...]:
-    """Splits of 32 layers at the same depth of a model with another number; 1 to num_layers - 1, each once."""
-    return tuple(sorted({min(max(round(split * num_layers / 32), 1), num_layers - 1) for split in splits}))
 
 
 def figure_5(size: StudySize) -> tuple[RunSpec, ...]:

@@ -1,4 +1,4 @@
-"""`edgectl reproduce edgeshard`: a paper's tables and figures computed here, beside what it printed."""
+"""`edgectl reproduce`: papers' tables and figures computed here, beside what they printed."""
 
 from __future__ import annotations
 
@@ -39,3 +39,55 @@ def edgeshard(
 
         for path in plot_reproduction(found, plot, picture):
             say(f"wrote {path}")
+
+
+BUNDLED_MODEL = Path(__file__).parents[2] / "examples" / "models" / "wiki-32l"
+"""Of a checkout; what is installed from a wheel has none."""
+
+
+@app.command()
+def splitting(
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small one, to see in minutes that everything works.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for report.md, figures and data.")] = Path("splitting"),
+    seeds: Annotated[int | None, typer.Option(help="Of every comparison.", show_default="5, quick 2")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --out holds of an earlier study.")] = False,
+    processes: Annotated[
+        int | None, typer.Option(help="That train side by side.", min=1, max=64, show_default="one per core")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Directory of a model with 32 layers.", show_default="the bundled wiki-32l")
+    ] = str(BUNDLED_MODEL),
+    picture: Annotated[Literal["svg", "png"], typer.Option("--format", help="Of the figures.")] = "svg",
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one line of JSON.")] = False,
+) -> None:
+    """Adaptive layer splitting (arXiv 2406.02616): channel, surrogate, PPO and what they are held against.
+
+    The full study takes about 40 minutes on two cores; what is finished is kept, and --resume goes on with it.
+    """
+    import json
+    import os
+
+    # Before NumPy is loaded: threads that spin over matrices of a hundred numbers take every core, and help nobody.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+    from edgectl.output import emit, emit_json, progress_bar, say
+    from edgectl.splitting_plot import plot_study, require_matplotlib
+    from edgectl.splitting_report import report_markdown, study_as_json, summary_text
+    from edgectl.splitting_runs import write_whole
+    from edgectl.splitting_study import StudySettings, run_study
+
+    require_matplotlib()
+    settings = StudySettings(model=model, out=out, quick=quick, seeds=seeds, resume=resume, processes=processes)
+    study = run_study(settings, progress_bar)
+    pictures = plot_study(study.sections, out, picture)
+    write_whole(out / "report.md", report_markdown(study, pictures, out))
+    write_whole(out / "data.json", json.dumps(study_as_json(study), ensure_ascii=False, indent=1) + "\n")
+    if as_json:
+        emit_json(study_as_json(study))
+    else:
+        emit(summary_text(study))
+    say(f"wrote {out / 'report.md'}, {out / 'data.json'} and {len(pictures)} figures")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgectl.output import CommandFailure
-from edgectl.splitting_pool import NobodyWatches, progress_watcher, run_all
+from edgectl.splitting_pool import NobodyWatches, run_all
 from edgectl.splitting_runs import RunResult, RunSpec, RunStore
 
 CHILD = [sys.executable, str(Path(__file__).parents[1] / "fakes" / "training_process.py")]
@@ -54,9 +54,3 @@ def test_a_failure_keeps_what_was_finished(tmp_path: Path, inputs: dict[str, int
     seen = Seen()
     run_all(SPECS, store, CHILD, {}, processes=2, watcher=seen)
     assert sorted(seed for event, seed in seen.events if event == "began") == [3, 4]
-
-
-def test_a_line_per_run_where_nobody_watches_bars(tmp_path: Path) -> None:
-    lines: list[str] = []
-    run_all(SPECS[:1], RunStore(tmp_path, "d"), CHILD, {}, processes=2, watcher=progress_watcher(1, lines.append))
-    assert lines == ["[1/1] ppo authors A 9 surrogate seed 0: 1.500 in 1 s"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgectl.splitting_report import report_markdown, study_as_json, summary_text
-from edgectl.splitting_results import Estimate
+from rl.evaluate import Interval
 from tests.fakes.canned_study import canned_study, curve
 
 
@@ -38,7 +38,7 @@ def test_json_is_thin_and_strict() -> None:
     study = canned_study()
     section = study.sections[0]
     holed = replace(section.panels[0], curves=(replace(curve("NaN", 1), points=()),))
-    nan = replace(curve("x", 1).points[0], value=Estimate(float("nan")))
+    nan = replace(curve("x", 1).points[0], value=Interval(float("nan"), None))
     holed = replace(holed, curves=(replace(holed.curves[0], points=(nan,)),))
     study = replace(study, sections=(replace(section, panels=(holed,)), *study.sections[1:]))
     document = json.loads(json.dumps(study_as_json(study), allow_nan=False))

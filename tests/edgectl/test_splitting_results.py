@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import random
 
-import numpy as np
 import pytest
 from scipy import stats
 
@@ -13,23 +11,16 @@ from edgectl.splitting_results import (
     CURVE_POINTS,
     Violin,
     choices_of,
-    estimate,
     learning_curve,
-    share_of_head_room,
+    printed,
 )
 from edgectl.splitting_runs import RunResult
+from rl.evaluate import Interval
 
 
-def test_an_interval_is_students() -> None:
-    values = [2.0, 3.0, 4.5, 3.25, 2.5]
-    found = estimate(values)
-    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    assert found.mean == pytest.approx(np.mean(values))
-    assert found.ci95 == pytest.approx((high - low) / 2)
-    assert estimate([2.0]).ci95 is None
-    assert str(estimate([2.0])) == "2.000"
-    with pytest.raises(ValueError, match="nothing"):
-        estimate([])
+def test_an_interval_as_reports_show_it() -> None:
+    assert printed(Interval(2.0, None)) == "2.000"
+    assert printed(Interval(2.0, 0.25)) == "2.000 ± 0.250"
 
 
 def test_a_curve_is_the_mean_over_seeds_of_what_each_stretch_has() -> None:
@@ -43,7 +34,7 @@ def test_a_curve_is_the_mean_over_seeds_of_what_each_stretch_has() -> None:
     # Between 0 and 20 lie 10 and 20.
     assert curve.points[0].value.mean == pytest.approx(15.0)
     assert curve.points[-1].value.mean == pytest.approx(1195.0)
-    assert curve.points[0].value.ci95 == pytest.approx(estimate([10.0, 20.0]).ci95)
+    assert curve.points[0].value.half == pytest.approx(Interval.of([10.0, 20.0]).half)
 
 
 def test_few_points_are_kept() -> None:
@@ -73,8 +64,6 @@ def test_r_squared_of_a_cloud_and_of_one_level() -> None:
         choices_of("x", [(0.1, 1)])
 
 
-def test_shares_and_quartiles() -> None:
-    assert share_of_head_room(3.0, 2.0, 4.0) == 0.5
-    assert math.isnan(share_of_head_room(3.0, 4.0, 4.0))
+def test_quartiles() -> None:
     violin = Violin("x", (1.0, 2.0, 3.0, 4.0, 5.0))
     assert (violin.mean, violin.quartiles) == (3.0, (2.0, 3.0, 4.0))

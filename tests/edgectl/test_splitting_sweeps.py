@@ -19,7 +19,6 @@ from edgectl.splitting_sweeps import (
     figure_8,
     figure_9,
     harder_world,
-    scaled_splits,
     setting_of,
     true_perplexity,
 )
@@ -57,9 +56,3 @@ def test_what_the_issue_asks_for() -> None:
     assert RunSpec(steps=60_000) in figure_9(FULL)["clip_range"]
     assert true_perplexity(FULL).steps == 300
     assert len(FULL.losses) * len(FULL.splits) == 72
-
-
-def test_splits_of_other_models() -> None:
-    assert scaled_splits((1, 16, 31), 32) == (1, 16, 31)
-    assert scaled_splits((1, 2, 16, 31), 4) == (1, 2, 3)
-    assert scaled_splits((1, 16, 31), 2) == (1,)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from edgectl.splitting_results import (
     Curve,
     CurvePoint,
-    Estimate,
     Finding,
     Level,
     Panel,
@@ -16,10 +15,11 @@ from edgectl.splitting_results import (
     Violin,
     choices_of,
 )
+from rl.evaluate import Interval
 
 
 def curve(name: str, count: int) -> Curve:
-    return Curve(name, tuple(CurvePoint(100.0 * at, Estimate(2.0 + at / 10, 0.1)) for at in range(1, count + 1)))
+    return Curve(name, tuple(CurvePoint(100.0 * at, Interval(2.0 + at / 10, 0.1)) for at in range(1, count + 1)))
 
 
 def canned_study(size: str = "full") -> Study:
