@@ -61,4 +61,4 @@ def _record(settings: CollectSettings, record: QualityRecord) -> dict[str, objec
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "none"
+    return f"{value:.2f}" if math.isfinite(value) else "-"

@@ -88,8 +88,7 @@ def collect_records(
     wait_s: float = WAIT_S,
 ) -> Collected:
     """As `collect`, for points in any arrangement."""
-    subject = find_subject(settings.model, settings.kind, settings.text)
-    check_splits(subject, [point.split for point in settings.points])
+    subject = check_settings(settings)
     wanted = [(point, run) for point in settings.points for run in settings.runs.of(point)]
     with nullcontext() if out is None else QualityFile(out, describe_subject(subject, settings)) as file:
         measured = dict(file.measured) if file is not None else {}
@@ -115,6 +114,13 @@ def collect_records(
         for point in settings.points
     }
     return Collected(subject, tuple(_record(point, each, subject, settings) for point, each in runs.items()))
+
+
+def check_settings(settings: CollectSettings) -> Subject:
+    """What is to be measured, before anything is. Raises as `collect` does for settings and the model."""
+    subject = find_subject(settings.model, settings.kind, settings.text)
+    check_splits(subject, [point.split for point in settings.points])
+    return subject
 
 
 def _measure_here(

@@ -53,6 +53,24 @@ class ChannelKind:
     equalised: bool = False
     """Under fading, the receiver has undone the gain: what is left of it is more noise where it was small."""
 
+    def __post_init__(self) -> None:
+        try:
+            self.channel((ChannelState(),), 0)
+        except ValueError as problem:
+            raise ConfigError(str(problem)) from problem
+
+    def channel(self, states: tuple[ChannelState, ...], seed: int) -> Channel:
+        """A channel of this kind. Raises ValueError."""
+        return Channel(
+            states,
+            seed=seed,
+            granularity=self.granularity,
+            packet_bytes=self.packet_bytes,
+            interleaved=self.interleaved,
+            concealment=self.concealment,
+            protection=self.protection,
+        )
+
     @property
     def needs_calibration(self) -> bool:
         """Whether a receiver has to know what the hidden states usually are."""
@@ -150,15 +168,7 @@ def channel_of(point: QualityPoint, kind: ChannelKind, runs: Runs, run: int, tok
     """The channel of one run over a text of so many tokens. Runs of one number share a seed at all points: what is lost
     at a smaller loss is lost at a larger one as well, so points differ by less than their intervals say."""
     seed = runs.seed * SEED_STRIDE + run
-    plan = Channel(
-        (ChannelState(loss=point.loss, sigma=point.sigma, snr_db=point.snr_db),),
-        seed=seed,
-        granularity=kind.granularity,
-        packet_bytes=kind.packet_bytes,
-        interleaved=kind.interleaved,
-        concealment=kind.concealment,
-        protection=kind.protection,
-    )
+    plan = kind.channel((ChannelState(loss=point.loss, sigma=point.sigma, snr_db=point.snr_db),), seed)
     if point.m is None:
         return plan
     from rl.channel import fading_channel

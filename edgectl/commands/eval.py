@@ -82,7 +82,7 @@ def ppl(
     from edgectl.perplexity_plot import check_picture, plot_perplexity
     from edgectl.perplexity_report import describe_collected, found_as_json
     from edgectl.planning import DEFAULT_BLOCK_SIZE
-    from edgectl.quality_collect import CollectSettings, collect_records, kept_in
+    from edgectl.quality_collect import CollectSettings, check_settings, collect_records, kept_in
     from edgectl.quality_points import ChannelKind, ModelKind, Runs, grid
 
     if plot is not None:
@@ -99,7 +99,7 @@ def ppl(
     )
     kind = ModelKind(quantization=quantize, block_size=block_size or DEFAULT_BLOCK_SIZE, boundary=boundary, codec=codec)
     devices = _cluster(cluster)
-    found = []
+    asked = []
     for each in model:
         points = grid(
             default_splits(each) if splits is None else numbers("--splits", splits, int),
@@ -117,8 +117,12 @@ def ppl(
             text=MeasuredText(path=text, tokens=tokens or None, window=window),
             runs=Runs(count=runs, seed=seed),
         )
-        with progress_bar(f"perplexity of {each}") as progress:
-            kept = None if out is None else kept_in(out, each)
+        check_settings(settings)
+        asked.append(settings)
+    found = []
+    for settings in asked:
+        with progress_bar(f"perplexity of {settings.model}") as progress:
+            kept = None if out is None else kept_in(out, settings.model)
             found.append((settings, collect_records(settings, kept, progress, devices)))
     if as_json:
         for settings, collected in found:
