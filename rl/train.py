@@ -149,6 +149,11 @@ def environments(world: SplitWorld, rollout: int) -> tuple[int, int]:
     return count, rollout // count
 
 
+def batch_of(rollout: int, wanted: int) -> int:
+    """The largest batch up to the wanted one that a rollout is whole batches of; a rollout that has none is one."""
+    return max((size for size in range(2, min(wanted, rollout) + 1) if rollout % size == 0), default=rollout)
+
+
 def policy_layers(model: BaseAlgorithm) -> tuple[Dense, ...]:
     """What scores moves, out of torch: copies."""
     if isinstance(model, DQN):
@@ -184,7 +189,7 @@ def _learner(world: SplitWorld, settings: TrainSettings, log_dir: Path | None) -
                 "MlpPolicy",
                 _environments(world, count, settings),
                 n_steps=steps,
-                batch_size=min(settings.batch_size or 100, count * steps),
+                batch_size=batch_of(count * steps, settings.batch_size or 100),
                 n_epochs=settings.epochs,
                 learning_rate=_rate(settings, 3e-4),
                 gae_lambda=0.95 if settings.gae_lambda is None else settings.gae_lambda,

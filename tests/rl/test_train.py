@@ -17,7 +17,17 @@ from rl.evaluate import by_network
 from rl.rollout import Starts, at_random, play
 from rl.split_env import SplitVecEnv
 from rl.split_world import ACTIONS_3, AuthorsWorld
-from rl.train import AUTHORS, AUTHORS_TRUE_PPL, Algorithm, TrainSettings, _Centred, environments, policy_layers, train
+from rl.train import (
+    AUTHORS,
+    AUTHORS_TRUE_PPL,
+    Algorithm,
+    TrainSettings,
+    _Centred,
+    batch_of,
+    environments,
+    policy_layers,
+    train,
+)
 
 SHORT = TrainSettings(steps=400, rollout=200)
 
@@ -95,6 +105,13 @@ def test_centred_rewards_change_no_return_and_no_order() -> None:
 def test_rollouts_are_whole_episodes_where_they_fit(rollout: int) -> None:
     count, steps = environments(world(), rollout)
     assert (count * steps, steps % world().horizon) == (rollout, 0)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "wanted", "batch"), [(400, 100, 100), (400, 250, 200), (400, 1000, 400), (7, 4, 7), (9, 4, 3)]
+)
+def test_batches_are_whole(rollout: int, wanted: int, batch: int) -> None:
+    assert batch_of(rollout, wanted) == batch
 
 
 def test_long_episodes_get_enough_environments() -> None:
