@@ -14,6 +14,7 @@ from edgectl.model_source import describe_model, locate_model
 from edgectl.planning import ServedModel, ServingOptions
 from edgectl.text_windows import WINDOW_TOKENS, read_text, windows_of
 from planner.channel import Channel
+from rl.arrays import IntArray
 from rl.quality import BadQualityTable, QualityTable
 from rl.reward import RewardWeights
 
@@ -33,7 +34,7 @@ class Wish:
     controllers: tuple[str, ...] = ()
     """Empty: all that can run."""
     text_tokens: int = 4096
-    """Of WikiText-2, that schedules are scored on; at least one session's length is."""
+    """Of the bundled text's end, that schedules are scored on; at least one session's length is."""
     latency_ms: float = 2.0
     rate: str = ""
     options: ServingOptions = field(default_factory=ServingOptions)
@@ -52,12 +53,11 @@ def fulfil(wish: Wish, directory: Path, say: Say) -> Comparison:
         raise ConfigError(f"--tokens {wish.tokens}: {model.name} has {model.spec.max_positions} positions in all")
     window = min(WINDOW_TOKENS, positions - 1)
     segment = (positions - 1) // window
-    scored = max(wish.text_tokens, segment * window)
-    text = windows_of(read_text(None), located.directory, model.spec.vocab_size, tokens=scored, window=window)
+    windows = text_end(located.directory, model, max(wish.text_tokens // window, segment), window)
     trial = Trial(
         model=located,
         channel=wish.channel,
-        prompt=tuple(int(token) for token in text.windows.reshape(-1)[:PROMPT_TOKENS]),
+        prompt=tuple(int(token) for token in windows.reshape(-1)[:PROMPT_TOKENS]),
         tokens=wish.tokens,
         codec=wish.options.codec or wish.options.boundary,
         latency_ms=wish.latency_ms,
@@ -68,9 +68,18 @@ def fulfil(wish: Wish, directory: Path, say: Say) -> Comparison:
     receiver = load_receiver(located, model)
     executor = load_all_layers(located, wish.options, positions, table.splits)
     try:
-        return compare(directory, trial, entrants, Offline(executor, receiver, text.windows, segment), say=say)
+        return compare(directory, trial, entrants, Offline(executor, receiver, windows, segment), say=say)
     finally:
         executor.close()
+
+
+def text_end(directory: Path, model: ServedModel, count: int, window: int) -> IntArray:
+    """The last windows of the bundled text: tables are measured on its beginning. Raises ConfigError where it is
+    shorter."""
+    windows = windows_of(read_text(None), directory, model.spec.vocab_size, tokens=None, window=window).windows
+    if len(windows) < count:
+        raise ConfigError(f"--text-tokens: the text has {windows.size} tokens, {count * window} are asked for")
+    return windows[-count:]
 
 
 def read_table(path: Path, model: ServedModel) -> QualityTable:

@@ -13,10 +13,11 @@ from edgectl import adaptive_setting
 from edgectl.adaptive_bench import Comparison, Entrants, compare
 from edgectl.adaptive_run import Contender, LiveRun, Trial, recorded
 from edgectl.adaptive_score import Offline
-from edgectl.adaptive_setting import PROMPT_TOKENS, Wish, fulfil, read_table
+from edgectl.adaptive_setting import PROMPT_TOKENS, Wish, fulfil, read_table, text_end
 from edgectl.damage_replay import replay
 from edgectl.model_source import describe_model, locate_model
 from edgectl.planning import ServedModel
+from edgectl.text_windows import read_text, windows_of
 from planner.channel import erasing
 from rl.quality import QualityRecord, QualityTable
 from tests.fakes.fake_engine import MODEL_DIR
@@ -74,6 +75,15 @@ def test_a_wish_is_fulfilled_with_the_model_here(
     assert found.clean.ppl < min(ppls)
     assert row.quality.ppl != pytest.approx(found.clean.ppl)
     assert any("cut at 4, 16" in line for line in said)
+
+
+def test_schedules_are_scored_where_no_table_is_measured(model: ServedModel) -> None:
+    end = text_end(MODEL_DIR, model, 3, 64)
+    assert end.shape == (3, 64)
+    text = windows_of(read_text(None), MODEL_DIR, 4096, tokens=None, window=64).windows
+    assert (end == text[-3:]).all()
+    with pytest.raises(ConfigError, match="are asked for"):
+        text_end(MODEL_DIR, model, len(text) + 1, 64)
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused(quality: Path, tmp_path: Path) -> None:
