@@ -130,7 +130,7 @@ def _lose(
     survival = np.full(size, 1.0 - state.loss, np.float32)
     if len(hop.copied):
         original, copy = missing[:, hop.copied], missing[:, size:]
-        hidden[:, hop.copied] = np.where(original & ~copy, copies, hidden[:, hop.copied])
+        hidden[:, hop.copied] = np.where(original, copies, hidden[:, hop.copied])
         missing[:, hop.copied] &= copy
         if not _is_one_packet(size, hop):
             survival[hop.copied] = 1.0 - state.loss**2

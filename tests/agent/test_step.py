@@ -223,6 +223,37 @@ def test_a_receiver_mends_the_same_whatever_the_chunks(concealment: Concealment,
     np.testing.assert_array_equal(damaged(hidden, "fp16", 2, 3, channel=channel)[0], rescaled[0])
 
 
+def test_every_row_has_its_own_token_before_and_its_codecs_packets() -> None:
+    """Rows 0, 1 and 3 of a decode step, after a step of which nothing was lost."""
+    rows, receiver = (0, 1, 3), Receiver()
+    states = np.random.default_rng(1).integers(1, 9, (2, 3, 1, 64)).astype(np.float32)
+    lossy = ChannelState(loss=0.5)
+    channel = Channel(
+        (ChannelState(), lossy), granularity="packet", packet_bytes=64, concealment="previous", coherence_tokens=4
+    )
+    one = Recording()
+    for turn, payload in enumerate(states):
+        positions = tuple(3 + turn + 8 * row for row in range(4))
+        job = prefill(
+            kind=FrameKind.DECODE,
+            layers=LayerRange(2, 4),
+            rows=tuple(RowRef(row, 1, positions[row]) for row in rows),
+            positions=positions,
+            active=rows,
+            tokens=(),
+            payload=kernels.pack(payload, "bf16").data,
+            codec=CodecId.BF16,
+            shape=payload.shape,
+            outgoing=CodecId.FP32,
+            channel=channel,
+        )
+        step.run(job, one, clock, receiver)
+    for number, row in enumerate(rows):
+        expected = states[1, number].copy()
+        damage(expected, channel, 2, 4 + 8 * row, codec="bf16", before=states[0, number, 0])
+        np.testing.assert_array_equal(one.seen[4 + 8 * row], expected[0])
+
+
 def test_losses_depend_on_seed_and_layer_boundary() -> None:
     hidden = np.ones((10, HIDDEN), np.float32)
     masks = [damaged(hidden, "fp32", start, 10, channel=erasing(0.3, seed)) for start, seed in ((2, 7), (3, 7), (2, 8))]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agent.compute import kernels
 from agent.compute.concealment import conceal, possible
 from planner.channel import ChannelState, Concealment
 from tests.fakes.calibrations import calibration, related_states
@@ -71,6 +72,14 @@ def test_lmmse_knows_of_gain_and_noise(gain: float, sigma: float) -> None:
     assert informed <= 1.001 * ignorant
     if sigma:
         assert informed < 0.7 * ignorant
+
+
+def test_noise_counts_in_units_of_what_was_sent() -> None:
+    arrived = np.float32(0.25) * STATES
+    expected = arrived.copy()
+    kernels.conceal(expected, MASK, np.float32(0.25) * KNOWN.mean, *KNOWN.knowledge(64.0))
+    values = concealed("lmmse", ChannelState(loss=0.2, gain=0.25, sigma=2.0), arrived)
+    np.testing.assert_array_equal(values, expected)
 
 
 def test_an_snr_is_noise_too() -> None:
