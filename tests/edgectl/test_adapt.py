@@ -19,6 +19,7 @@ from agent.wire.messages import (
     OpenMicroBatch,
     OpenSession,
     SessionMoved,
+    SplitKept,
     SplitMoved,
     WorkerHello,
 )
@@ -202,6 +203,20 @@ def test_a_move_that_was_not_carried_out_is_told_and_not_asked_for_again_at_once
     assert len(scene.read[session]) == 16
 
 
+def test_news_of_another_move_than_the_present_one_ends_nothing() -> None:
+    controller = Scripted()
+    scene = adaptive_scene(controller)
+    scene.open(max_tokens=40)
+    scene.settle()
+    scene.agents["a"].moves = "silence"
+    controller.split = 4
+    tokens(scene, 4)
+    scene.say("a", SplitKept(1, 2, "superseded", "a: moves to 4 instead"), worker=True)
+    assert adapter_of(scene).report().moves["kept"] == 0
+    scene.say("a", SplitKept(1, 4, "move_late", "a: the link is too slow"), worker=True)
+    assert adapter_of(scene).report().moves["kept"] == 1
+
+
 def test_a_move_nobody_answers_is_given_up_and_counts_if_it_comes_after_all() -> None:
     controller = Scripted()
     scene = adaptive_scene(controller)
@@ -266,6 +281,7 @@ def test_a_device_that_started_again_has_the_plans_splits() -> None:
     scene.settle()
     assert split(scene) == 3
     assert scene.agents["a"].micro_batches[1].stages[0].stop == 3
+    assert state(scene) == (None, None, "no token yet")
 
 
 @pytest.mark.parametrize(

@@ -136,3 +136,5 @@ def test_what_a_plan_keeps_beyond_its_stages_stays() -> None:
     spare = Allotment("b", (LayerRange(0, 2), LayerRange(8, 32)), SLOTS, 0, PLENTY)
     plan = Plan("m", "fp32", BLOCK, "fp16", "fp16", CONTEXT, plan.routes, (plan.allotments[0], spare))
     assert widen(plan, SPEC, (4, 8)).plan.allotment("b").resident == (LayerRange(0, 2), LayerRange(4, 32))
+    # What it keeps twice it loads once.
+    assert widen(plan, SPEC, (1, 8)).plan.allotment("b").resident == (LayerRange(0, 32),)

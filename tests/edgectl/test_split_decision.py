@@ -44,6 +44,16 @@ def test_of_a_split_beyond_what_devices_hold_the_nearest_is_taken(wanted: int, n
     assert "a holds layers [0, 5), b holds layers [1, 6)" in state(scene)[2]
 
 
+def test_the_nearest_split_has_not_the_gain_of_the_one_that_was_wanted() -> None:
+    scene = adaptive_scene(Scripted())
+    control(scene, AdaptiveSettings(Scripted(split=9, gain=5.0), 1000, Limits(interval_tokens=4), lambda _, at: -at))
+    scene.open(max_tokens=40)
+    scene.settle()
+    proposal, guard, reason = state(scene)
+    assert (proposal, guard) == (5, "gain")
+    assert "a gain of -5.0000" in reason
+
+
 def test_a_proposal_without_a_gain_is_priced_and_stays_where_it_does_not_pay() -> None:
     scene = adaptive_scene(Scripted(split=4))
     prices = {4: -0.25}
