@@ -72,7 +72,7 @@ def view_link(
     else:
         found = next((link for link in heartbeat.telemetry.links if link.peer == peer), None)
         if found is not None:
-            rtt_ms, goodput, resent = found.rtt_ms, found.goodput_bytes_per_s, found.resent
+            rtt_ms, goodput, resent = map(_possible, (found.rtt_ms, found.goodput_bytes_per_s, found.resent))
             is_lower_bound = found.is_lower_bound
             missing = dict(found.missing)
         if rtt_ms is None and "hop_rtt_seconds" in heartbeat.telemetry.histograms:
@@ -112,3 +112,8 @@ def view_link(
         resent=resent,
         missing=tuple(missing.items()),
     )
+
+
+def _possible(value: float | None) -> float | None:
+    """What a device says it measured, unless no measurement says that."""
+    return value if value is not None and math.isfinite(value) and value >= 0.0 else None

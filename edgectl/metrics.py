@@ -6,7 +6,7 @@ the names of `agent.device.telemetry`; names an agent invents are not shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from agent.device.telemetry import BUCKETS_S, REFUSED_PREFIX, CounterName, HistogramName
 from agent.errors import RefusalReason
-from agent.wire.messages import HistogramSnapshot
+from agent.wire.messages import HistogramSnapshot, Telemetry
 from edgectl.engine import Engine
 from edgectl.split_metrics import split_metrics
 
@@ -117,6 +117,7 @@ class _DeviceCollector(Collector):
             for reason in RefusalReason:
                 refused.add_metric([device, reason.value], totals.counters.get(REFUSED_PREFIX + reason.value, 0))
         yield refused
+        yield from _links(telemetry)
         yield from split_metrics(self._engine.splits())
 
     def _load(self) -> Iterator[Metric]:
@@ -130,6 +131,23 @@ class _DeviceCollector(Collector):
         if load.expected_wait_s is not None:
             meaning = "How long a session that came now would wait for a row"
             yield GaugeMetricFamily("edge_expected_wait_seconds", meaning, value=load.expected_wait_s)
+
+
+def _links(telemetry: Mapping[str, Telemetry]) -> Iterator[Metric]:
+    """Links between devices as they are now; what is not known has no series, nor has a peer that is no device."""
+    labels = ["device", "peer"]
+    rtt = GaugeMetricFamily("edge_link_rtt_seconds", "Smoothed round trip to a peer", labels=labels)
+    goodput = GaugeMetricFamily("edge_link_goodput_bytes_per_second", "What a peer acknowledges", labels=labels)
+    for device, measured in telemetry.items():
+        for link in measured.links:
+            if link.peer not in telemetry:
+                continue
+            if link.rtt_ms is not None:
+                rtt.add_metric([device, link.peer], link.rtt_ms / 1e3)
+            if link.goodput_bytes_per_s is not None:
+                goodput.add_metric([device, link.peer], link.goodput_bytes_per_s)
+    yield rtt
+    yield goodput
 
 
 def _meaning(name: str) -> str:

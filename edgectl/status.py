@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from agent.device.telemetry import REFUSED_PREFIX, HistogramName, mean, quantile
 from agent.wire.messages import Telemetry
 from agent.wire.round_trip import split_wire_s
@@ -160,6 +162,8 @@ def _device(record: DeviceRecord, plan: Plan | None, now: float) -> dict[str, ob
         "busy": heartbeat.busy if heartbeat is not None else "",
         "heard_s": round(now - record.heard, 3) if hello is not None else None,
         "problem": record.problem,
+        "links": [] if heartbeat is None else [msgspec.to_builtins(link) for link in heartbeat.telemetry.links],
+        "radios": [] if heartbeat is None else [msgspec.to_builtins(radio) for radio in heartbeat.radios],
     }
 
 

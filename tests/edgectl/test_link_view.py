@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from agent.device.telemetry import TelemetryRecorder
 from agent.wire.link_report import LinkObservation
 from agent.wire.messages import Heartbeat, Telemetry
@@ -52,3 +54,10 @@ def test_noise_by_its_ratio_is_no_sigma_and_a_channel_without_a_shape_has_no_m()
     view = view_link("a", "b", Channel((ChannelState(loss=0.1, snr_db=10.0),)), [0], None)
     assert (view.sigma, view.snr_db, view.m) == (None, 10.0, None)
     assert {"sigma", "m"} <= set(dict(view.missing))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_what_no_measurement_says_is_not_known(value: float) -> None:
+    link = LinkObservation("b", value, goodput_bytes_per_s=value, resent=value)
+    view = view_link("a", "b", None, [], Heartbeat(1, telemetry=Telemetry(links=(link,))))
+    assert (view.rtt_ms, view.goodput_bytes_per_s, view.resent) == (None, None, None)

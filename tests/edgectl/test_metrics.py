@@ -4,6 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.device.telemetry import BUCKETS_S, TelemetryRecorder
 from agent.errors import RefusalReason
+from agent.wire.link_report import LinkObservation
 from agent.wire.messages import HistogramSnapshot, Telemetry
 from edgectl.engine import ServerLoad
 from edgectl.metrics import Metrics
@@ -96,3 +97,12 @@ def test_how_full_it_is() -> None:
         assert line in shown
     engine.server_load = ServerLoad(8, 5, {}, None)
     assert "edge_expected_wait_seconds" not in Metrics(engine).render().decode()
+
+
+def test_links_have_a_series_where_something_is_known_of_them() -> None:
+    links = (LinkObservation("b", 12.5, goodput_bytes_per_s=1e6), LinkObservation('evil{"', 1.0), LinkObservation("a"))
+    telemetry = {"a": Telemetry(links=links), "b": Telemetry()}
+    found = samples(Metrics(FakeEngine(lambda _: Script(), device_telemetry=telemetry)))
+    assert found["edge_link_rtt_seconds", ("a", "b")] == 0.0125
+    assert found["edge_link_goodput_bytes_per_second", ("a", "b")] == 1e6
+    assert len([name for name, _ in found if name.startswith("edge_link")]) == 2

@@ -9,6 +9,7 @@ import pytest
 
 from agent.device.telemetry import TelemetryRecorder
 from agent.errors import RefusalReason
+from agent.wire.link_report import LinkObservation, RadioObservation
 from agent.wire.messages import Heartbeat, Telemetry
 from edgectl.status import frames_refused, routes_of, stages_of, status_of
 from planner.types import StageCost
@@ -99,7 +100,25 @@ def test_the_whole_status_is_json_and_complete() -> None:
         "busy": "",
         "heard_s": 0.5,
         "problem": "",
+        "links": [],
+        "radios": [],
     }
+
+
+def test_a_device_says_what_it_knows_of_its_links_and_radios() -> None:
+    scene = running()
+    link = LinkObservation("b", 12.5, 1.0, 1e6, resent=0.02, missing={"x": "why"})
+    radio = RadioObservation("wlan0", "iw", signal_dbm=-61.0, tx_retries=4)
+    scene.say("a", Heartbeat(1, telemetry=Telemetry(links=(link,)), radios=(radio,)))
+    status = status_of(scene.cluster, scene.now)
+    assert json.loads(json.dumps(status)) == status
+    device = status["devices"][0]  # type: ignore[index]
+    assert (device["links"][0]["peer"], device["links"][0]["rtt_ms"], device["links"][0]["missing"]) == (
+        "b",
+        12.5,
+        {"x": "why"},
+    )
+    assert (device["radios"][0]["signal_dbm"], device["radios"][0]["tx_failed"]) == (-61.0, None)
 
 
 def predicted() -> Scene:
