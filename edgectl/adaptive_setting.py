@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.errors import ConfigError
@@ -28,6 +28,8 @@ class Wish:
     model: str
     quality: Path
     channel: Channel
+    conceals_as_table: bool = False
+    """What is lost is concealed as where the table was measured, whatever the channel says."""
     tokens: int
     """That each session generates, after PROMPT_TOKENS of the text."""
     policy: Path | None = None
@@ -46,6 +48,9 @@ def fulfil(wish: Wish, directory: Path, say: Say) -> Comparison:
     model = describe_model(located)
     table = read_table(wish.quality, model)
     weights = _weights(wish.policy, model)
+    channel = wish.channel
+    if wish.conceals_as_table:
+        channel = replace(channel, concealment=table.records[0].mitigation)
     everyone = (STATIC, *(name for name in CONTROLLERS if name != "policy" or wish.policy is not None))
     entrants = Entrants(names=wish.controllers or everyone, table=table, policy=wish.policy, weights=weights)
     positions = PROMPT_TOKENS + wish.tokens
@@ -56,7 +61,7 @@ def fulfil(wish: Wish, directory: Path, say: Say) -> Comparison:
     windows = text_end(located.directory, model, max(wish.text_tokens // window, segment), window)
     trial = Trial(
         model=located,
-        channel=wish.channel,
+        channel=channel,
         prompt=tuple(int(token) for token in windows.reshape(-1)[:PROMPT_TOKENS]),
         tokens=wish.tokens,
         codec=wish.options.codec or wish.options.boundary,

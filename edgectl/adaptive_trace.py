@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
 
 from agent.errors import ConfigError
 from planner.channel import MAX_STATES, Channel, ChannelState, Concealment, Granularity
@@ -57,14 +56,6 @@ def walking_channel(walk: Walk) -> Channel:
         return Channel(states, walk.seed, granularity=walk.granularity, concealment=walk.concealment)
     except ValueError as problem:
         raise ConfigError(f"a walk from m {walk.start_m} with sigma {walk.sigma}: {problem}") from problem
-
-
-def concealment_of(word: str) -> Concealment:
-    """Raises ConfigError for a word that is none."""
-    for known in get_args(Concealment):
-        if word == known:
-            return cast(Concealment, known)
-    raise ConfigError(f"--mitigation {word}: one of {', '.join(get_args(Concealment))} is expected")
 
 
 def read_trace(path: Path) -> Channel:

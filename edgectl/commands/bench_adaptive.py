@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgectl.commands.model_options import Boundary, Model, Quantize, WireCodec
+from planner.channel import Concealment
 
 
 def bench_adaptive(
@@ -29,8 +30,10 @@ def bench_adaptive(
     step: Annotated[float, typer.Option(min=0, help="Standard deviation of a step of m.")] = 0.5,
     hold: Annotated[int, typer.Option(min=1, help="Tokens for which m stays.")] = 16,
     sigma: Annotated[float, typer.Option(min=0, help="Of the noise on every element.")] = 0.0,
-    fading: Annotated[bool, typer.Option(help="Multiply by the gain: equation 3 whole.")] = False,
-    mitigation: Annotated[str, typer.Option(help="zero, rescale, mean, previous or lmmse.")] = "rescale",
+    fading: Annotated[bool, typer.Option(help="Multiply by the gain: equation 3 whole.")] = True,
+    mitigation: Annotated[
+        Concealment | None, typer.Option(help="What stands in for what is lost. Default: the table's.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the channel.")] = 0,
     tokens: Annotated[int, typer.Option(min=2, max=8000, help="That each session generates.")] = 480,
     text_tokens: Annotated[int, typer.Option(min=2, help="Of the text that schedules are scored on.")] = 4096,
@@ -53,7 +56,7 @@ def bench_adaptive(
 
     from edgectl.adaptive_report import describe_comparison, document
     from edgectl.adaptive_setting import PROMPT_TOKENS, Wish, fulfil
-    from edgectl.adaptive_trace import Walk, concealment_of, read_trace, walking_channel
+    from edgectl.adaptive_trace import Walk, read_trace, walking_channel
     from edgectl.failures import ExitCode
     from edgectl.local_processes import ProcessFailed
     from edgectl.output import CommandFailure, emit, emit_json, say, write_json
@@ -67,12 +70,13 @@ def bench_adaptive(
         sigma=sigma,
         faded=fading,
         seed=seed,
-        concealment=concealment_of(mitigation),
+        concealment=mitigation or "zero",
     )
     wish = Wish(
         model=model,
         quality=quality,
         channel=walking_channel(walk) if trace is None else read_trace(trace),
+        conceals_as_table=trace is None and mitigation is None,
         tokens=tokens,
         policy=policy,
         controllers=tuple(name.strip() for name in controllers.split(",")) if controllers else (),

@@ -65,9 +65,12 @@ def test_a_wish_is_fulfilled_with_the_model_here(
 
     monkeypatch.setattr(adaptive_setting, "compare", without_agents)
     said: list[str] = []
-    wish = Wish(model=str(MODEL_DIR), quality=quality, channel=erasing(0.2, 1), tokens=9, text_tokens=80)
+    wish = Wish(
+        model=str(MODEL_DIR), quality=quality, channel=erasing(0.2, 1), tokens=9, text_tokens=80, conceals_as_table=True
+    )
     found = fulfil(wish, tmp_path, said.append)
     assert [row.name for row in found.rows] == ["static", "table", "planner"]
+    assert found.trial.channel.concealment == "rescale"
     row = found.rows[1]
     assert (row.moves, row.same_tokens) == (1, True)
     assert len(row.quality.segments) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigError
-from edgectl.adaptive_trace import MAX_TRACE_BYTES, Walk, concealment_of, read_trace, walking_channel
+from edgectl.adaptive_trace import MAX_TRACE_BYTES, Walk, read_trace, walking_channel
 from planner.channel import Channel, ChannelState
 from rl.channel import loss_probability
 from rl.trace import dump_trace
@@ -84,9 +84,3 @@ def test_what_is_no_trace_is_refused_by_name(tmp_path: Path, data: bytes, reason
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_trace(tmp_path / "absent.json")
-
-
-def test_only_mitigations_that_exist() -> None:
-    assert concealment_of("lmmse") == "lmmse"
-    with pytest.raises(ConfigError, match=r"--mitigation prayer: one of zero, rescale"):
-        concealment_of("prayer")

@@ -43,6 +43,7 @@ def test_what_is_compared_is_printed_and_written(asked: list[Wish], tmp_path: Pa
     assert len(wish.channel.states) == 132
     assert {state.sigma for state in wish.channel.states} == {2.0}
     assert wish.controllers == ()
+    assert wish.conceals_as_table
     assert [row["controller"] for row in json.loads(out.read_text())["controllers"]] == ["static", "table", "policy"]
 
 
@@ -54,6 +55,7 @@ def test_options_reach_the_comparison(asked: list[Wish], tmp_path: Path) -> None
     assert done.exit_code == ExitCode.OK, done.stderr
     (wish,) = asked
     assert (wish.channel, wish.controllers, wish.latency_ms) == (CHANNEL, ("static", "table"), 7.0)
+    assert not wish.conceals_as_table
     assert (wish.options.codec, wish.policy) == ("int8", Path("p.onnx"))
     assert json.loads(done.stdout)["best_static"] in {2, 4}
 
@@ -61,7 +63,6 @@ def test_options_reach_the_comparison(asked: list[Wish], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--mitigation", "prayer"), "--mitigation prayer"),
         (("--trace", "nowhere.json"), "--trace nowhere.json"),
         (("--sigma", "inf"), "a walk"),
     ],
@@ -73,6 +74,13 @@ def test_what_makes_no_channel_is_refused(asked: list[Wish], options: tuple[str,
     assert asked == []
 
 
-def test_a_shape_below_a_half_is_no_shape(asked: list[Wish]) -> None:
+def test_what_is_no_shape_and_no_mitigation_is_refused(asked: list[Wish]) -> None:
     assert edgectl(*COMMAND, "--m", "0.4").exit_code == ExitCode.USAGE
+    assert edgectl(*COMMAND, "--mitigation", "prayer").exit_code == ExitCode.USAGE
     assert asked == []
+
+
+def test_a_mitigation_that_is_asked_for_is_the_channels(asked: list[Wish]) -> None:
+    assert edgectl(*COMMAND, "--mitigation", "lmmse").exit_code == ExitCode.OK
+    (wish,) = asked
+    assert (wish.channel.concealment, wish.conceals_as_table) == ("lmmse", False)
