@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from agent.compute.calibration import calibrate, calibration_file, write_calibrations
 from agent.compute.checkpoint import Checkpoint
 from agent.compute.model_digest import model_digest
 from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
@@ -39,6 +40,14 @@ def request_() -> MeasureQuality:
 
 def config(models_dir: Path = MODELS, **changes: Any) -> AgentConfig:
     return AgentConfig(name="d1", models_dir=models_dir, cache_dir=Path(os.devnull), threads=1, **changes)
+
+
+def bare_models(directory: Path) -> Path:
+    """The model with nothing beside it."""
+    (directory / MODEL).mkdir()
+    for file in (MODELS / MODEL).iterdir():
+        (directory / MODEL / file.name).symlink_to(file)
+    return directory
 
 
 def measure(request: MeasureQuality, device: AgentConfig | None = None, /, **changes: Any) -> list[float]:
@@ -114,3 +123,20 @@ def test_another_model_none_and_one_that_is_played(request_: MeasureQuality) -> 
         measure(request_, model="nowhere")
     with pytest.raises(ConfigError, match="played has no weights"):
         measure(request_, config(emulate="times.json"))
+
+
+@pytest.mark.parametrize("channel", [{"concealment": "lmmse"}, {"concealment": "mean"}, {"protection": "repeat"}])
+def test_what_takes_a_calibration_is_refused_without_one(
+    request_: MeasureQuality, channel: dict[str, Any], tmp_path: Path
+) -> None:
+    asked = (CHANNELS[0], Channel((ChannelState(loss=0.2),), **channel))
+    with pytest.raises(ConfigError, match=r"not calibrated behind layer 4 on this device; .*edgectl eval calibrate"):
+        measure(request_, config(bare_models(tmp_path)), channels=asked)
+
+
+def test_a_calibration_beside_the_model_is_used(request_: MeasureQuality, tmp_path: Path) -> None:
+    hidden = np.random.default_rng(0).normal(size=(512, 128)).astype(np.float32)
+    write_calibrations(calibration_file(bare_models(tmp_path), MODEL), [calibrate(hidden, 4)], MODEL, request_.digest)
+    mended = Channel(CHANNELS[0].states, seed=1, concealment="mean")
+    (zero, mean) = measure(request_, config(tmp_path), channels=(CHANNELS[0], mended))
+    assert zero != mean

@@ -148,6 +148,13 @@ def test_no_bytes_crash_it(tmp_path_factory: pytest.TempPathFactory, data: bytes
         assert path.read_bytes() == head + b"\n" + data + b"\n"
 
 
+def test_what_was_added_is_out_of_this_process_at_once(path: Path) -> None:
+    with QualityFile(path, SUBJECT) as file:
+        before = path.read_bytes()
+        file.add(Measurement(POINTS[0], 7, 40.0))
+        assert len(path.read_bytes().splitlines()) == len(before.splitlines()) + 1
+
+
 def test_one_process_at_a_time(path: Path) -> None:
     with QualityFile(path, SUBJECT), pytest.raises(ConfigError, match="another process is adding to it"):
         read(path)

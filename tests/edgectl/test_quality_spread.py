@@ -110,6 +110,15 @@ def test_three_failures_without_a_result_are_enough() -> None:
     bench.check_complete()
 
 
+def test_failures_with_results_between_them_are_not_counted_together() -> None:
+    bench = Bench()
+    bench.connect()
+    for life in range(1, STRIKES + 2):
+        bench.connect("b", life=life)
+        bench.answer("b", life=life)
+    assert not bench.spread.problems
+
+
 @pytest.mark.parametrize(
     "message",
     [
