@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 RANDOM_PLAYS = 8
 """Of every start, so that the lower end of the head-room does not depend on one draw."""
-GREEDY_STARTS = 500
-"""A table look-up is one Python call per decision; so many starts tell it within 0.01."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +54,7 @@ def compare(
     best = max(range(len(static)), key=lambda place: static[place][0])
     played[f"static, split {world.splits[best]}"] = [static[best]]
     greedy = GreedyController(surface.gain, world.splits, world.weights, world.actions)
-    few = Starts(common.channel[:GREEDY_STARTS], common.place[:GREEDY_STARTS], seed)
-    played["table look-up"] = [_of(world, by(cast(Controller, greedy)), few)]
+    played["table look-up"] = [_of(world, by(cast(Controller, greedy)), common)]
     played["best stationary"] = [_of(world, best_stationary(GridModel.of(world)).decide, common)]
     played["optimum"] = [_of(world, solve(world).decide, common)]
     means = {name: float(np.mean([mean for mean, _ in rows])) for name, rows in played.items()}
