@@ -29,15 +29,13 @@ class LayerPace:
     def heard(self, telemetry: Telemetry, layers: int | None) -> None:
         """A heartbeat came while the device ran so many layers; None: different ones in different micro-batches."""
         totals = telemetry.histograms.get("decode_compute_seconds")
-        if totals is None:
-            return
-        count = sum(totals.counts)
-        steps, spent_s = count - self._count, totals.sum - self._sum_s
+        count, sum_s = (0, 0.0) if totals is None else (sum(totals.counts), totals.sum)
+        steps, spent_s = count - self._count, sum_s - self._sum_s
         if steps > 0 and spent_s > 0 and layers is not None and layers == self._layers:
             observed = 1e3 * spent_s / steps
             before = self._ms.get(layers)
             self._ms[layers] = observed if before is None else before + SMOOTHING * (observed - before)
-        self._count, self._sum_s, self._layers = count, totals.sum, layers
+        self._count, self._sum_s, self._layers = count, sum_s, layers
 
     def step_ms(self, layers: int) -> float | None:
         """A step of so many layers; None before any was observed. Never less than nothing, never less for more."""

@@ -31,6 +31,17 @@ def test_before_anything_was_observed_nothing_is_known() -> None:
     assert pace.step_ms(4) is None
 
 
+def test_the_first_heartbeat_with_steps_counts_where_the_device_ran_the_same_layers_before() -> None:
+    device = Device()
+    device.run(8, steps=0)
+    device.run(8)
+    assert device.pace.step_ms(8) == pytest.approx(5.0)
+    # A worker that started again counts from nothing.
+    device.recorder = TelemetryRecorder()
+    device.run(8, ms=99.0, steps=3)
+    assert device.pace.step_ms(8) == pytest.approx(5.0)
+
+
 def test_of_one_number_of_layers_the_time_is_per_layer() -> None:
     device = Device()
     device.run(8)
