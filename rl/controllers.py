@@ -125,10 +125,10 @@ class DpController:
             return Proposal(observation.split, None, UNKNOWN)
         worth = self.optimum.worth(channel[None], np.array([here]), world.horizon)[0]
         best = int(np.argmax(worth))
-        stay = max(float(worth[action]) for action, move in enumerate(world.actions) if move == 0)
-        gain = (float(worth[best]) - stay) / world.horizon
-        if gain <= 0.0:
+        if world.actions[best] == 0:
             return Proposal(observation.split, 0.0, "no plan is worth more than to stay")
+        staying = self.optimum.model.at(self.optimum.staying, channel[None], np.array([here]))[0]
+        gain = float(worth[best] - staying) / world.horizon
         split = world.splits[int(world.place_after(np.array([here]), np.array([best]))[0])]
         return Proposal(split, gain, f"the plan of {world.horizon} decisions is worth {gain:.3f} more each")
 

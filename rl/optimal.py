@@ -99,6 +99,8 @@ class Optimum:
     """(G, S) each, with 0, 1, ... steps to go."""
     worths: tuple[FloatArray, ...]
     """(G, S, A) each, of every action with 1, 2, ... steps to go."""
+    staying: FloatArray
+    """(G, S): the expected return of whole episodes without a move."""
 
     def value(self, channel: FloatArray, place: IntArray) -> FloatArray:
         """(n,): the expected return of whole episodes."""
@@ -121,13 +123,15 @@ class Optimum:
 
 
 def solve(world: SplitWorld, points: int = 121) -> Optimum:
-    """Backward from the last step: V_0 = 0, V_k(c, l) = max_a E[r + V_(k-1)(c', l')]."""
+    """Backward from the last step: V_0 = 0, V_k(c, l) = max_a E[r + V_(k-1)(c', l')]. Staying must be an action."""
     model = GridModel.of(world, points)
     values, worths = [np.zeros(model.rewards.shape[:2])], []
+    stay, staying = world.actions.index(0), np.zeros_like(values[0])
     for _ in range(world.horizon):
         worths.append(model.worth(values[-1]))
         values.append(worths[-1].max(axis=2))
-    return Optimum(model, tuple(values), tuple(worths))
+        staying = model.worth(staying)[:, :, stay]
+    return Optimum(model, tuple(values), tuple(worths), staying)
 
 
 def gauss_hermite(points: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:

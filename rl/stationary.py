@@ -18,7 +18,7 @@ from rl.split_world import SplitWorld
 
 DISCOUNTS = (0.5, 0.8, 0.9, 0.99)
 """Of endless episodes whose optimal policies are beginnings too."""
-_ENDLESS_STEPS = 400
+_ENDLESS_STEPS = 200
 _ROUNDS = 60
 _SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.0)
 """Of the states that would gain by another action: how many take it at once."""

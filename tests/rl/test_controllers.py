@@ -97,6 +97,14 @@ def test_dp_reads_the_shape_off_the_loss_where_only_that_is_seen() -> None:
     assert controller.propose(Observation(5, loss=0.0)).split in SPLITS
 
 
+def test_dp_says_what_its_plan_is_worth_per_decision() -> None:
+    # From split 7 to 1 where hardly anything is lost takes two moves; f at 7, 5 and 1 is 0.010, -0.011 and -0.030.
+    proposal = DpController(solve(AuthorsWorld(authors_gain()))).propose(Observation(7, loss=0.01))
+    stay, step, there = 10 * 0.010 + 0.3, 10 * -0.011 + 0.5, 10 * -0.030 + 0.9
+    assert proposal.split == 5
+    assert proposal.gain == pytest.approx((step + 4 * there) / 5 - stay, abs=2e-3)
+
+
 def test_dp_in_the_harder_world_sees_no_trend_and_still_beats_chance() -> None:
     world = HarderWorld(authors_gain())
     starts = Starts.drawn(world, 50, seed=0)

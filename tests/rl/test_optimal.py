@@ -43,9 +43,16 @@ def searched(world: SplitWorld, channel: FloatArray, place: int, to_go: int) -> 
     return best
 
 
+class DriftingWorld(AuthorsWorld):
+    """A move changes the loss as much as fading does."""
+
+    drift_per_split = 0.2
+
+
+@pytest.mark.parametrize("kind", [AuthorsWorld, DriftingWorld])
 @pytest.mark.parametrize("actions", [ACTIONS_3, ACTIONS_5])
-def test_nothing_beats_it_where_nothing_is_random(actions: tuple[int, ...]) -> None:
-    world = AuthorsWorld(authors_gain(), actions=actions, horizon=4)
+def test_nothing_beats_it_where_nothing_is_random(kind: type[AuthorsWorld], actions: tuple[int, ...]) -> None:
+    world = kind(authors_gain(), actions=actions, horizon=4)
     starts = Starts.drawn(world, 50, seed=0)
     optimum = solve(world, points=301)
     best = enumerated(world, starts)

@@ -121,6 +121,15 @@ def test_a_channels_reward_is_at_the_loss_of_its_m_and_at_its_sigma() -> None:
     assert [float(each[0]) for each in asked[0]] == pytest.approx([float(loss_probability(1.0)), 2.0, 5.0])
 
 
+def test_a_move_is_rewarded_under_the_channel_that_follows_it() -> None:
+    world = ChannelWorld(authors_gain())
+    seen = world.reset(np.random.default_rng(0), 20)
+    after, reward, _ = world.step(np.zeros(20, np.int64))
+    assert (after[:, 1] != seen[:, 1]).all()
+    gain = authors_gain()(loss_probability(after[:, 1]), after[:, 2], after[:, 0])
+    np.testing.assert_allclose(reward, 10 * gain + (10 - after[:, 2]) / 10)
+
+
 def test_what_is_measured_leads_back_to_the_channel() -> None:
     authors, paper = AuthorsWorld(authors_gain()), ChannelWorld(authors_gain())
     (seen,) = authors.measured(np.array([[0.12]]), np.array([4]))
