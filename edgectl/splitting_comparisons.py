@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from edgectl.splitting_evidence import Evidence, compared, grouped
 from edgectl.splitting_references import OPTIMUM, RANDOM, STATIC, STATIONARY, TABLE
 from edgectl.splitting_results import Curve, CurvePoint, Level, Panel, Row, Section, Table, learning_curve, printed
@@ -24,7 +26,9 @@ def equal_evaluations_section(found: Evidence) -> Section:
         for name, label in ((TABLE, "table, greedy"), (OPTIMUM, "table + DP")):
             lines.setdefault(label, {})[count] = Interval(both[name].mean, None)
     for (algorithm, steps), group in groups.items():
-        lines.setdefault(f"{NAMES[algorithm]} on true rewards", {})[steps] = found.mean(group)
+        # A learner stops after whole rollouts: what it really took is what it paid.
+        paid = round(fmean(result.notes.get("steps", steps) for result in found.of(group)))
+        lines.setdefault(f"{NAMES[algorithm]} on true rewards", {})[paid] = found.mean(group)
     fitted = [spec for spec in figure_5(found.size) if spec.case == "A" and spec.reward == "surrogate"]
     for (algorithm,), group in grouped(fitted, "algorithm").items():
         lines[f"{NAMES[algorithm]} on a surrogate ({group[0].steps:,} steps)"] = {

@@ -22,7 +22,7 @@ _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#
 """Told apart by people who see few colours (Paul Tol's bright scheme), and two more."""
 _DASHES: tuple[tuple[int, ...], ...] = ((4, 2), (1, 1), (4, 1, 1, 1), (6, 2, 1, 2), (2, 3), (8, 3))
 MOST_COLUMNS = 3
-MOST_DOTS = 600
+MOST_DOTS = 150
 """Of a scatter, in a picture that is committed."""
 VIOLIN_POINTS = 60
 """Outline of a violin."""

@@ -40,6 +40,8 @@ class RunSpec:
     batch_size: int | None = None
     clip_range: float | None = None
     gae_lambda: float | None = None
+    rollout: int | None = None
+    """Steps between PPO's updates; None: 400."""
     history: int = 1
     """Observations the policy sees at once; 1: the present one."""
 

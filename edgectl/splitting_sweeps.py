@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edgectl.splitting_runs import Algorithm, Case, Reward, RunSpec, World
 
@@ -13,6 +14,8 @@ CLIP_RANGES = (0.1, 0.2, 0.3, 0.4)
 GAE_LAMBDAS = (0.9, 0.95, 0.99, 1.0)
 """Around the authors' settings, 3e-4, 100, 0.2 and 0.95, which each of the four contains: one run serves all."""
 AUTHORS_SETTINGS = {"learning_rate": 3e-4, "batch_size": 100, "clip_range": 0.2, "gae_lambda": 0.95}
+AUTHORS_TRUE: dict[str, Any] = {"rollout": 100, "batch_size": 25}
+"""Theirs where every reward is measured."""
 ACTION_SETS = (3, 5, 9)
 CASES: tuple[Case, ...] = ("L", "H", "A")
 LEARNERS: tuple[tuple[Algorithm, Reward], ...] = (
@@ -155,12 +158,13 @@ def equal_evaluations(size: StudySize) -> tuple[RunSpec, ...]:
         if steps >= LEAST_STEPS_TO_LEARN
         for algorithm in ("ppo", "a2c", "dqn")
     ]
+    specs = [replace(spec, **AUTHORS_TRUE) if spec.algorithm == "ppo" else spec for spec in specs]
     return _seeded(specs, size.seeds)
 
 
 def true_perplexity(size: StudySize) -> RunSpec:
     """The one run whose rewards are measured."""
-    return RunSpec("ppo", "model", "A", 9, size.true_steps, reward="ppl")
+    return RunSpec("ppo", "model", "A", 9, size.true_steps, reward="ppl", **AUTHORS_TRUE)
 
 
 def all_runs(size: StudySize) -> tuple[RunSpec, ...]:

@@ -104,7 +104,7 @@ def settings_of(spec: RunSpec) -> TrainSettings:
     settings = TrainSettings(algorithm=spec.algorithm, steps=spec.steps, seed=spec.seed)
     given = {
         name: value
-        for name in ("learning_rate", "batch_size", "clip_range", "gae_lambda")
+        for name in ("learning_rate", "batch_size", "clip_range", "gae_lambda", "rollout")
         if (value := getattr(spec, name)) is not None
     }
     return replace(settings, **given)

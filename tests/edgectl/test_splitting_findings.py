@@ -73,3 +73,16 @@ def test_a_surrogate_that_misses_and_a_slow_training() -> None:
     assert of(replace(found, validations=validations), "surrogate on held-out") == "missed"
     slow = {spec: replace(each, train_s=200.0) for spec, each in found.results.items()}
     assert of(replace(found, results=slow), "Table IV") == "missed"
+
+
+def test_sweeps_are_held_against_the_values_that_the_paper_prefers() -> None:
+    def as_in_the_paper(spec: RunSpec) -> float:
+        is_good = (spec.learning_rate or 0) >= 1e-3 or spec.clip_range == 0.3 or spec.gae_lambda == 0.99
+        return 3.0 + is_good + 0.001 * spec.seed
+
+    assert of(changed(as_in_the_paper), "Fig. 9: learning rate") == "best 0.001; reproduced"
+    assert of(changed(as_in_the_paper), "Fig. 9: clip range") == "best 0.3; reproduced"
+    assert of(changed(as_in_the_paper), "Fig. 9: gae lambda") == "best 0.99; reproduced"
+    worse = changed(lambda spec: 3.0 - (spec.clip_range == 0.3) + 0.001 * spec.seed)
+    assert of(worse, "Fig. 9: clip range") == "best 0.1; not reproduced"
+    assert of(worse, "Fig. 9: gae lambda") == "best 0.9; no differences shown"

@@ -76,6 +76,7 @@ def test_a_bad_run_is_answered_and_the_next_one_goes_on(folder: Path) -> None:
 def test_settings_are_the_authors_but_for_what_a_run_says() -> None:
     plain, tuned = settings_of(RunSpec(seed=3)), settings_of(RunSpec(clip_range=0.3, learning_rate=1e-3))
     assert (plain.seed, plain.steps, plain.rollout, plain.clip_range) == (3, 240_000, 400, 0.2)
+    assert settings_of(RunSpec(rollout=100)).rollout == 100
     assert (tuned.clip_range, tuned.learning_rate, tuned.gae_lambda) == (0.3, 1e-3, plain.gae_lambda)
 
 
