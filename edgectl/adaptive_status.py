@@ -82,7 +82,7 @@ def _batch(cluster: Cluster, adapter: Adapter, route: RouteRecord, batch: MicroB
         "gain": None if state.gain is None else round(state.gain, 6),
         "moving_to": state.target,
         "guard": state.guard,
-        "reason": state.reason,
+        "reason": state.reason if len(route.split_points) > 1 else "there is no other split",
         "last_kept": state.kept_because,
         "link": view.as_json(),
     }

@@ -83,3 +83,16 @@ def test_without_a_policy_there_is_none() -> None:
     scene = Scene()
     assert adaptive_of(scene.cluster) is None
     assert present_plan(scene.cluster) is None
+
+
+def test_a_route_with_one_split_says_that_there_is_nothing_to_choose() -> None:
+    scene = adaptive_scene(Scripted(split=3, splits=(3,)))
+    scene.open(max_tokens=20)
+    scene.settle()
+    for _ in range(8):
+        scene.token()
+    adaptive = adaptive_of(scene.cluster)
+    assert adaptive is not None
+    batches: Any = adaptive["micro_batches"]
+    assert (batches[0]["split"], batches[0]["reason"]) == (3, "there is no other split")
+    assert adaptive["decisions"] == 0
