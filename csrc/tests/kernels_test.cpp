@@ -178,7 +178,8 @@ void check_conceal(const KernelSet& set, const std::vector<float>& values) {
     edge::conceal(scalar(), expected.data(), lost.data(), tokens, width, known);
     edge::conceal(set, mended.data(), lost.data(), tokens, width, known);
     expect(same(mended, expected), where + ": mended");
-    expect(std::memcmp(expected.data(), values.data(), width * sizeof(float)) == 0, where + ": nothing was lost");
+    expect(width == 0 || std::memcmp(expected.data(), values.data(), width * sizeof(float)) == 0,
+           where + ": nothing was lost");
     for (std::size_t i = 0; i < width; ++i) expect(expected[2 * width + i] == 0.5F, where + ": nothing came");
 }
 
