@@ -131,6 +131,9 @@ class Adapter:
         self._wake()
         self.moves["moved"] += 1
         self.moved_bytes += max(0, event.bytes)
+        if event.bytes > 0 and 0.0 < event.seconds < math.inf:
+            source, peer = route.devices[:2]
+            self.around.move_rates[source, peer] = event.bytes / event.seconds
         took = f"{event.bytes} bytes in {1e3 * event.seconds:.0f} ms"
         return [Notice("info", f"micro-batch {event.micro_batch} moved from split {before} to {event.split}: {took}")]
 

@@ -83,6 +83,8 @@ class Surroundings:
     channels: Mapping[tuple[str, str], Channel]
     paces: dict[str, LayerPace] = field(default_factory=dict)
     """What devices take for their layers, by name."""
+    move_rates: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Bytes per second of the last move between two devices."""
 
     def view(self, route: RouteRecord, seated: Sequence[SessionRecord]) -> LinkView:
         """The link behind a route's source as these sessions' next positions meet it."""
@@ -159,7 +161,13 @@ class Surroundings:
             source=source,
             peer=peer,
             held=self._held((source, peer)),
-            handover=handover(view, abs(proposed - present), positions, self.settings.kv_bytes_per_token_layer),
+            handover=handover(
+                view,
+                abs(proposed - present),
+                positions,
+                self.settings.kv_bytes_per_token_layer,
+                self.move_rates.get((source, peer)),
+            ),
             token_ms=None if token_s is None else 1e3 * token_s,
             remaining_tokens=sum(record.remaining for record in seated) / len(seated) if seated else 0.0,
             is_idle=not seated,

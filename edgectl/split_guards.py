@@ -72,14 +72,21 @@ class Place:
     """Which of the two devices has less memory than it takes."""
 
 
-def handover(view: LinkView, layers: int, positions: Sequence[int], kv_bytes_per_token_layer: int) -> Handover:
-    """Bytes of keys and values that so many layers of sessions at these positions have, and how long they take."""
+def handover(
+    view: LinkView,
+    layers: int,
+    positions: Sequence[int],
+    kv_bytes_per_token_layer: int,
+    moved_bytes_per_s: float | None = None,
+) -> Handover:
+    """Bytes of keys and values that so many layers of sessions at these positions have, and how long they take: at the
+    rate of the last move over this link, which left room for tokens, else at the link's goodput."""
     size = layers * sum(positions) * kv_bytes_per_token_layer
     if not size:
         return Handover(0, 0.0)
-    if not view.goodput_bytes_per_s or view.is_lower_bound:
-        return Handover(size, None)
-    return Handover(size, (view.rtt_ms or 0.0) + 1e3 * size / view.goodput_bytes_per_s)
+    goodput = None if view.is_lower_bound else view.goodput_bytes_per_s
+    rate = moved_bytes_per_s or goodput
+    return Handover(size, (view.rtt_ms or 0.0) + 1e3 * size / rate if rate else None)
 
 
 def judge(proposal: Proposal, place: Place, limits: Limits) -> tuple[Guard | None, str]:

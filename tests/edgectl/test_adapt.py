@@ -89,6 +89,7 @@ def test_a_running_session_moves_and_its_schedule_says_from_where() -> None:
     assert ended.entries == ((0, 3), (6, 5))
     report = adapter_of(scene).report()
     assert (report.moves["moved"], report.moved_bytes) == (1, 4096)
+    assert adapter_of(scene).around.move_rates == {("a", "b"): 4096 / 0.01}
     assert [event.index for event in scene.read[session][:-1]] == list(range(12))  # type: ignore[attr-defined]
 
 

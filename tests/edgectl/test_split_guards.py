@@ -33,6 +33,9 @@ def test_a_move_costs_keys_and_values_of_its_layers_over_the_link() -> None:
     assert handover(LINK, 0, [5], 1000).ms == 0.0
     assert handover(LINK, 4, [], 1000).bytes == 0
     assert handover(replace(LINK, goodput_bytes_per_s=None), 1, [1], 1).ms is None
+    # What the last move over it came to is known better.
+    assert handover(LINK, 4, [100, 150], 1000, 2e6).ms == 10.0 + 500.0
+    assert handover(replace(LINK, is_lower_bound=True), 4, [100, 150], 1000, 2e6).ms == 10.0 + 500.0
     # A link that never had more to carry may be quicker than it was seen to be.
     assert handover(replace(LINK, is_lower_bound=True), 1, [1], 1).ms is None
 
