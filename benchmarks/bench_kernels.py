@@ -94,7 +94,7 @@ def wire_groups() -> list[Group]:
     small = np.ascontiguousarray(hidden[:1]).reshape(SMALL)
     out = np.empty_like(hidden)
     groups = []
-    for codec in ("fp16", "bf16", "int8"):
+    for codec in ("fp16", "bf16", "int8", "int4"):
         payload = kernels.pack(hidden, codec)
         moved = hidden.nbytes + payload.nbytes
         source, target = np.ones(moved // 2, np.uint8), np.empty(moved // 2, np.uint8)
@@ -172,11 +172,34 @@ def damage_groups() -> list[Group]:
     return groups
 
 
+def conceal_groups() -> list[Group]:
+    """One token of which a tenth was lost, against a direct solution in doubles."""
+    groups = []
+    for size, calls in ((128, 500), (1024, 50), (4096, 3)):
+        rng = np.random.default_rng(0)
+        # A tenth of an element depends on the others, as in the hidden states of the bundled model.
+        precision = np.eye(size, dtype=np.float32) + rng.normal(scale=0.3 / size**0.5, size=(size, size)) / 2
+        precision = np.ascontiguousarray((precision + precision.T) / 2, np.float32)
+        mean, spread = np.zeros(size, np.float32), np.ones(size, np.float32)
+        token, lost = rng.standard_normal((1, size), dtype=np.float32), rng.random((1, size)) < 0.1
+
+        def conceal(using: Implementation, token=token, known=(lost, mean, spread, precision)) -> Run:
+            return lambda: kernels.conceal(token, *known, using=using)
+
+        def solve(token=token[0], lost=lost[0], precision=precision) -> object:
+            among = precision[np.ix_(lost, lost)].astype(np.float64)
+            return np.linalg.solve(among, -precision[lost] @ np.where(lost, 0, token))
+
+        moved = int(lost.sum()) * 4 * size
+        groups.append(Group(f"conceal, H {size}", moved, conceal, "numpy solve", solve, calls=calls))
+    return groups
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the native kernels against memcpy, NumPy and torch.")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     arguments = parser.parse_args()
-    results = [result for group in [*wire_groups(), *damage_groups()] for result in measure(group)]
+    results = [result for group in [*wire_groups(), *damage_groups(), *conceal_groups()] for result in measure(group)]
     facts = {"active": kernels.active(), "rounds": ROUNDS, "numpy": np.__version__}
     write_report("kernels", [asdict(result) for result in results], facts, arguments.out)
 
