@@ -30,8 +30,8 @@ def equal_evaluations_section(found: Evidence) -> Section:
         paid = round(fmean(result.notes.get("steps", steps) for result in found.of(group)))
         lines.setdefault(f"{NAMES[algorithm]} on true rewards", {})[paid] = found.mean(group)
     fitted = [spec for spec in figure_5(found.size) if spec.case == "A" and spec.reward == "surrogate"]
-    for (algorithm,), group in grouped(fitted, "algorithm").items():
-        lines[f"{NAMES[algorithm]} on a surrogate ({group[0].steps:,} steps)"] = {
+    for (algorithm, tuned), group in grouped(fitted, "algorithm", "tuned").items():
+        lines[f"{NAMES[algorithm]}{' tuned' if tuned else ''} on a surrogate ({group[0].steps:,} steps)"] = {
             SURROGATE_EVALUATIONS: found.mean(group)
         }
     rows = [

@@ -14,12 +14,13 @@ import numpy as np
 
 from edgectl.splitting_runs import RunResult, RunSpec, kept, result_from_json
 from edgectl.splitting_trainer import STARTS_SEED, valued
-from edgectl.splitting_worlds import Inputs, true_world, world_of
+from edgectl.splitting_worlds import Inputs, true_world, weights_of, world_of
 
 if TYPE_CHECKING:
     from rl.arrays import FloatArray, IntArray
     from rl.optimal import Optimum
     from rl.quality import Gain
+    from rl.reward import RewardWeights
     from rl.rollout import Decide
     from rl.split_world import SplitWorld
 
@@ -58,14 +59,14 @@ def _computed(spec: RunSpec, inputs: Inputs, starts: int) -> dict[str, RunResult
     planner = PlannerController(SplitCosts.of_edgeshard(world.splits))
     quickest = planner.propose(world.measured(common.channel[:1], common.place[:1])[0]).split
     optimum = solve(world, GRID_POINTS[spec.world])
-    gain = inputs.gain(spec.world, "table")
+    gain, weights = inputs.gain(spec.world, "table"), weights_of(spec.world)
     deciders: dict[str, Decide] = {
         RANDOM: at_random(np.random.default_rng(STARTS_SEED)),
         # It knows no perplexity, and every split sends the same bytes: its answer never changes.
         PLANNER: towards(world.splits.index(quickest)),
         STATIC: towards(place),
-        TABLE: looking_up(gain, world.splits),
-        HYSTERESIS: looking_up(gain, world.splits, MARGIN),
+        TABLE: looking_up(gain, world.splits, weights),
+        HYSTERESIS: looking_up(gain, world.splits, weights, MARGIN),
         STATIONARY: best_stationary(optimum.model).decide,
         OPTIMUM: optimum.decide,
     }
@@ -116,7 +117,7 @@ def _on_a_coarse_table(spec: RunSpec, inputs: Inputs, starts: int, losses: int, 
     common = Starts.drawn(true, starts, STARTS_SEED)
     optimum = solve(world_of(spec, gain, inputs.table), GRID_POINTS["authors"])
     return {
-        TABLE: valued(true, looking_up(gain, true.splits), common),
+        TABLE: valued(true, looking_up(gain, true.splits, weights_of("authors")), common),
         OPTIMUM: valued(true, optimum.decide, common),
     }
 
@@ -131,14 +132,13 @@ def coarse(gain: Gain, losses: FloatArray, splits: FloatArray) -> Gain:
     return AuthorsGain(Grid((losses, splits), values))
 
 
-def looking_up(gain: Gain, splits: tuple[int, ...], margin: float = 0.0) -> Decide:
+def looking_up(gain: Gain, splits: tuple[int, ...], weights: RewardWeights, margin: float = 0.0) -> Decide:
     """As `rl.controllers.GreedyController` and `HysteresisController`, for all episodes at once: to the split that
     promises the highest reward for the channel as it is seen, where it promises more than `margin` more."""
-    from rl.reward import RewardWeights, split_reward
+    from rl.reward import split_reward
     from rl.rollout import action_towards
 
     layers = np.array(splits, np.float64)
-    weights = RewardWeights()
 
     def decide(world: SplitWorld, seen: FloatArray) -> IntArray:
         place = world.episodes.place

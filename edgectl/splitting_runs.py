@@ -40,6 +40,8 @@ class RunSpec:
     batch_size: int | None = None
     clip_range: float | None = None
     gae_lambda: float | None = None
+    tuned: bool = False
+    """By the settings that we found to be better than the authors' (`rl.train.TUNED`); the fields above still count."""
     rollout: int | None = None
     """Steps between PPO's updates; None: 400."""
     history: int = 1
@@ -62,8 +64,10 @@ class RunSpec:
             for name in ("learning_rate", "batch_size", "clip_range", "gae_lambda")
             if getattr(self, name) is not None
         )
+        ours = " tuned" if self.tuned else ""
         past = f" history {self.history}" if self.history > 1 else ""
-        return f"{self.algorithm} {self.world} {self.case} {self.actions} {self.reward}{tuned}{past} seed {self.seed}"
+        what = f"{self.algorithm} {self.world} {self.case} {self.actions} {self.reward}"
+        return f"{what}{ours}{tuned}{past} seed {self.seed}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,11 @@ from edgectl.splitting_sweeps import (
 from rl.evaluate import head_room
 
 LEARNER_NAMES = {
-    ("ppo", "surrogate"): "PPO, surrogate",
-    ("ppo", "table"): "PPO, no surrogate",
-    ("a2c", "surrogate"): "A2C, surrogate",
-    ("dqn", "surrogate"): "DQN, surrogate",
+    ("ppo", "surrogate", False): "PPO, surrogate",
+    ("ppo", "table", False): "PPO, no surrogate",
+    ("a2c", "surrogate", False): "A2C, surrogate",
+    ("dqn", "surrogate", False): "DQN, surrogate",
+    ("ppo", "surrogate", True): "PPO tuned, surrogate",
 }
 SETTING_NAMES = {
     "learning_rate": "learning rate",
@@ -58,7 +59,8 @@ def learning_section(found: Evidence) -> Section:
         "give the latter: most likely actions, from the same starts for all, valued on the surface itself. Case A is "
         "the authors' own; cases L (low loss, near the input) and H (high loss, far from it) are reconstructed from "
         "their description. Of the paper we know the curves' order and no numbers. “No surrogate” is rewarded by the "
-        "surface itself, “surrogate” by a network fitted to 72 points of it.",
+        "surface itself, “surrogate” by a network fitted to 72 points of it. “Tuned” is ours: rewards less their "
+        "mean, no discount, longer rollouts, a rate that falls to zero; everything else has the authors' settings.",
         panels=panels,
         tables=(_worth(found, list(specs)),),
     )
@@ -71,14 +73,16 @@ def model_section(found: Evidence) -> Section:
         "figure-5-model",
         f"Fig. 5 again on {found.measured.whole.model}: its own perplexities, the paper's state (sigma, m, l)",
         "The Nakagami shape m walks, the loss follows from it (equation 5), sigma stays what an episode began with. "
-        "Rewards come from the grid measured under equation 3 whole, with the authors' weights.",
+        "Rewards come from the grid measured under equation 3 whole, with a weight of 4 on quality: the authors' 10 "
+        "balances a surface where ten layers change the perplexity by a tenth; here they change it by half, and the "
+        "deepest split would be best always.",
         panels=(_learning_panel(found, specs, "sigma, m and l observed"),),
         tables=(_worth(found, specs),),
     )
 
 
 def _learning_panel(found: Evidence, specs: list[RunSpec], title: str) -> Panel:
-    groups = grouped(specs, "algorithm", "reward")
+    groups = grouped(specs, "algorithm", "reward", "tuned")
     curves = tuple(learning_curve(LEARNER_NAMES[key], found.of(group)) for key, group in groups.items())
     levels = tuple(Level(name, found.reference(specs[0], name)) for name in (RANDOM, STATIC, OPTIMUM))
     return Panel(title, "steps", "return of an episode", curves, levels)
@@ -93,7 +97,7 @@ def _worth(found: Evidence, specs: list[RunSpec]) -> Table:
         for name, reference in found.references[first.world, first.case, first.actions].items():
             value = reference.mean
             rows.append(Row(f"{case}: {name}", (f"{value:.3f}", f"{head_room(value, random, best):.3f}", "-")))
-        for key, same in grouped(group, "algorithm", "reward").items():
+        for key, same in grouped(group, "algorithm", "reward", "tuned").items():
             mean = found.mean(same)
             share = f"{head_room(mean.mean, random, best):.3f}"
             rows.append(Row(f"{case}: {LEARNER_NAMES[key]}", (printed(mean), share, f"{same[0].steps:,}")))
@@ -148,7 +152,7 @@ def table_iv(found: Evidence) -> Section:
 
 
 def _is(spec: RunSpec, algorithm: str, reward: str) -> bool:
-    return (spec.algorithm, spec.reward) == (algorithm, reward)
+    return (spec.algorithm, spec.reward, spec.tuned) == (algorithm, reward, False)
 
 
 def _duration(seconds: float) -> str:

@@ -18,13 +18,14 @@ AUTHORS_TRUE: dict[str, Any] = {"rollout": 100, "batch_size": 25}
 """Theirs where every reward is measured."""
 ACTION_SETS = (3, 5, 9)
 CASES: tuple[Case, ...] = ("L", "H", "A")
-LEARNERS: tuple[tuple[Algorithm, Reward], ...] = (
-    ("ppo", "surrogate"),
-    ("ppo", "table"),
-    ("a2c", "surrogate"),
-    ("dqn", "surrogate"),
+LEARNERS: tuple[tuple[Algorithm, Reward, bool], ...] = (
+    ("ppo", "surrogate", False),
+    ("ppo", "table", False),
+    ("a2c", "surrogate", False),
+    ("dqn", "surrogate", False),
+    ("ppo", "surrogate", True),
 )
-"""PPO is trained with and without a surrogate; the others with it, as the paper does."""
+"""Algorithm, reward, tuned. PPO is trained with and without a surrogate; the others with it, as the paper does."""
 HISTORIES = (1, 4)
 LEAST_STEPS_TO_LEARN = 100
 """Below that no learner has finished its first update."""
@@ -108,17 +109,26 @@ QUICK = StudySize(
 def figure_5(size: StudySize) -> tuple[RunSpec, ...]:
     """Every learner in every case, with nine actions; cases L and H as long as a sweep's run."""
     specs = [
-        RunSpec(algorithm, "authors", case, 9, size.steps if case == "A" else size.sweep_steps, reward=reward)
+        RunSpec(
+            algorithm,
+            case=case,
+            steps=size.steps if case == "A" else size.sweep_steps,
+            reward=reward,
+            tuned=tuned,
+        )
         for case in CASES
-        for algorithm, reward in LEARNERS
-        if case == "A" or reward == "surrogate"
+        for algorithm, reward, tuned in LEARNERS
+        if case == "A" or (reward == "surrogate" and not tuned)
     ]
     return _seeded(specs, size.seeds)
 
 
 def figure_5_model(size: StudySize) -> tuple[RunSpec, ...]:
     """The same learners on the model's own table under equation 3."""
-    specs = [RunSpec(algorithm, "model", "A", 9, size.sweep_steps, reward=reward) for algorithm, reward in LEARNERS]
+    specs = [
+        RunSpec(algorithm, "model", "A", 9, size.sweep_steps, reward=reward, tuned=tuned)
+        for algorithm, reward, tuned in LEARNERS
+    ]
     return _seeded(specs, size.seeds)
 
 

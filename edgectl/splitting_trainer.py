@@ -98,10 +98,11 @@ def valued(world: SplitWorld, decide: Decide, starts: Starts) -> RunResult:
 
 
 def settings_of(spec: RunSpec) -> TrainSettings:
-    """How a run is trained: the authors' settings but for what it says."""
-    from rl.train import TrainSettings
+    """How a run is trained: the authors' settings, or the tuned ones, but for what it says."""
+    from rl.train import TUNED, TrainSettings
 
-    settings = TrainSettings(algorithm=spec.algorithm, steps=spec.steps, seed=spec.seed)
+    settings = TUNED if spec.tuned else TrainSettings()
+    settings = replace(settings, algorithm=spec.algorithm, steps=spec.steps, seed=spec.seed)
     given = {
         name: value
         for name in ("learning_rate", "batch_size", "clip_range", "gae_lambda", "rollout")

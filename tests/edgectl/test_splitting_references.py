@@ -23,7 +23,7 @@ from edgectl.splitting_references import (
     references,
 )
 from edgectl.splitting_runs import RunSpec
-from edgectl.splitting_worlds import Inputs, true_world
+from edgectl.splitting_worlds import Inputs, true_world, weights_of
 from rl.authors_table import authors_gain
 from rl.controllers import DpController, GreedyController, HysteresisController
 from rl.optimal import solve
@@ -50,8 +50,9 @@ def same(spec: RunSpec, inputs: Inputs, one: Decide, other: Decide, count: int) 
 def test_looking_up_is_the_controllers_look_up(inputs: Inputs, world: str, margin: float) -> None:
     spec = RunSpec(world=world)  # type: ignore[arg-type]
     gain, splits = inputs.gain(spec.world, "table"), true_world(spec, inputs).splits
-    controller = HysteresisController(GreedyController(gain, splits), margin)
-    same(spec, inputs, looking_up(gain, splits, margin), by(controller), 20)
+    weights = weights_of(spec.world)
+    controller = HysteresisController(GreedyController(gain, splits, weights), margin)
+    same(spec, inputs, looking_up(gain, splits, weights, margin), by(controller), 20)
 
 
 @pytest.mark.parametrize("world", ["authors", "model"])

@@ -34,6 +34,7 @@ OTHER_VALUES = {
     "batch_size": 50,
     "clip_range": 0.3,
     "gae_lambda": 0.9,
+    "tuned": True,
     "rollout": 100,
     "history": 4,
 }

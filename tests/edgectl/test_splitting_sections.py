@@ -31,7 +31,7 @@ def test_figure_5() -> None:
     section = learning_section(FOUND)
     assert [panel.title for panel in section.panels] == ["case L", "case H", "case A"]
     names = [curve.name for curve in section.panels[2].curves]
-    assert names == ["PPO, surrogate", "PPO, no surrogate", "A2C, surrogate", "DQN, surrogate"]
+    assert names == ["PPO, surrogate", "PPO, no surrogate", "A2C, surrogate", "DQN, surrogate", "PPO tuned, surrogate"]
     assert {level.name: level.value for level in section.panels[0].levels}[OPTIMUM] == WORTH[OPTIMUM]
     # 2.9 + 0.09 of random 2.0 and best stationary 3.0.
     assert cells(section, "A: PPO, surrogate")[1] == "0.990"

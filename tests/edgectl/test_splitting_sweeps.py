@@ -36,11 +36,12 @@ def test_every_figure_finds_its_runs_and_none_is_there_twice(size: StudySize) ->
 
 def test_what_the_issue_asks_for() -> None:
     case_a = [spec for spec in figure_5(FULL) if spec.case == "A"]
-    assert Counter((spec.algorithm, spec.reward) for spec in case_a) == {
-        ("ppo", "surrogate"): 5,
-        ("ppo", "table"): 5,
-        ("a2c", "surrogate"): 5,
-        ("dqn", "surrogate"): 5,
+    assert Counter((spec.algorithm, spec.reward, spec.tuned) for spec in case_a) == {
+        ("ppo", "surrogate", False): 5,
+        ("ppo", "table", False): 5,
+        ("a2c", "surrogate", False): 5,
+        ("dqn", "surrogate", False): 5,
+        ("ppo", "surrogate", True): 5,
     }
     assert {spec.steps for spec in case_a} == {240_000}
     assert {spec.case for spec in figure_5(FULL)} == {"L", "H", "A"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from edgectl.splitting_runs import RunResult, RunSpec, result_from_json
 from edgectl.splitting_trainer import main, peak_memory_bytes, reset_peak_memory, settings_of
+from rl.train import TUNED
 from tests.fakes.canned_evidence import SPLITS, write_inputs
 
 STARTS = {"authors": 400, "model": 400, "harder": 40}
@@ -77,6 +78,7 @@ def test_settings_are_the_authors_but_for_what_a_run_says() -> None:
     plain, tuned = settings_of(RunSpec(seed=3)), settings_of(RunSpec(clip_range=0.3, learning_rate=1e-3))
     assert (plain.seed, plain.steps, plain.rollout, plain.clip_range) == (3, 240_000, 400, 0.2)
     assert settings_of(RunSpec(rollout=100)).rollout == 100
+    assert settings_of(RunSpec(tuned=True, seed=3, steps=800)) == replace(TUNED, seed=3, steps=800)
     assert (tuned.clip_range, tuned.learning_rate, tuned.gae_lambda) == (0.3, 1e-3, plain.gae_lambda)
 
 
