@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import product
 from statistics import fmean, stdev
 from typing import Protocol
 
@@ -25,6 +26,8 @@ from rl.grid import Grid
 MAX_RECORDS = 1 << 16
 """Of a table: 32 splits, 32 losses, 16 sigmas, and some."""
 
+MAX_LAYERS = 4096
+"""As in profiles; no model has a tenth of it."""
 MAX_CHARACTERS = 64 << 20
 """Of a file; a record has about 400."""
 SCHEMA = 1
@@ -137,8 +140,10 @@ class QualityTable:
     def __post_init__(self) -> None:
         if not 1 <= len(self.records) <= MAX_RECORDS:
             raise BadQualityTable("records", f"{len(self.records)}, 1 to {MAX_RECORDS} are possible")
-        if self.num_layers < 1 or self.window < 2:
-            raise BadQualityTable("num_layers, window", f"{self.num_layers}, {self.window}: at least 1 and 2")
+        if not 1 <= self.num_layers <= MAX_LAYERS or self.window < 2:
+            raise BadQualityTable(
+                "num_layers, window", f"{self.num_layers}, {self.window}: 1 to {MAX_LAYERS}; 2 or more"
+            )
         kinds = {(r.granularity, r.mitigation, r.codec, r.snr_db, r.m is None) for r in self.records}
         if len(kinds) > 1:
             raise BadQualityTable("records", f"several kinds of channel, one is expected: {sorted(map(str, kinds))}")
@@ -165,21 +170,20 @@ class QualityTable:
         return sum(record.not_finite for record in self.records)
 
     def _filled(self) -> Grid:
-        axes = (np.array(self.losses), np.array(self.splits, np.float64), np.array(self.sigmas))
-        values = np.full([len(axis) for axis in axes], -1.0)
+        axes = (self.losses, self.splits, self.sigmas)
+        means: dict[tuple[float, float, float], float] = {}
         for record in self.records:
-            place = tuple(
-                int(np.searchsorted(axis, value))
-                for axis, value in zip(axes, (record.loss, record.split, record.sigma), strict=True)
-            )
-            if values[place] != -1.0:
-                raise BadQualityTable("records", f"two of {_named(record.loss, record.split, record.sigma)}")
-            values[place] = record.ppl_mean
-        missing = np.argwhere(values == -1.0)
-        if len(missing):
-            loss, split, sigma = (axis[index] for axis, index in zip(axes, missing[0], strict=True))
-            raise BadQualityTable("records", f"none of {_named(loss, split, sigma)}; {len(missing)} points are missing")
-        return Grid(axes, values)
+            point = (record.loss, record.split, record.sigma)
+            if point in means:
+                raise BadQualityTable("records", f"two of {_named(*point)}")
+            means[point] = record.ppl_mean
+        # Looked for before there is a grid: one of far more points than records could be too large for memory.
+        absent = math.prod(map(len, axes)) - len(means)
+        if absent:
+            first = next(point for point in product(*axes) if point not in means)
+            raise BadQualityTable("records", f"none of {_named(*first)}; {absent} points are missing")
+        values = np.array([means[point] for point in product(*axes)]).reshape([len(axis) for axis in axes])
+        return Grid(tuple(np.array(axis, np.float64) for axis in axes), values)
 
     def ppl(self, loss: ArrayLike, split: ArrayLike, sigma: ArrayLike = 0.0) -> FloatArray:
         """Perplexity, linear between points and constant beyond them; NaN next to a point without a number."""

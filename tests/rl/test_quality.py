@@ -55,6 +55,32 @@ def test_a_hole_is_named() -> None:
         table([record(1, 0.0), record(4, 0.0), record(1, 0.2)])
 
 
+def test_a_grid_of_far_more_points_than_records_is_refused_before_it_is_made() -> None:
+    records = [record(number % 32, number / 5000, sigma=float(number)) for number in range(5000)]
+    with pytest.raises(BadQualityTable, match="points are missing"):
+        table(records)
+
+
+def test_two_records_of_one_point_are_refused() -> None:
+    with pytest.raises(BadQualityTable, match=r"two of loss 0\.1, split 1"):
+        table([record(1, 0.1), record(1, 0.1, 60.0)])
+
+
+def test_gain_is_the_mean_over_where_one_might_have_begun() -> None:
+    grid = table([record(split, loss) for split in (1, 4, 9) for loss in (0.0, 0.2)])
+    for loss, split in ((0.0, 1.0), (0.13, 4.0), (0.2, 7.0)):
+        ppl = float(grid.ppl(loss, split))
+        expected = np.mean([(grid.ppl(loss, first) - ppl) / grid.ppl(loss, first) for first in (1, 4, 9)])
+        assert grid.gain(np.array([loss]), np.array([split]), np.zeros(1))[0] == pytest.approx(expected)
+
+
+def test_gain_over_a_start_is_the_papers() -> None:
+    grid = table([record(split, loss) for split in (1, 4) for loss in (0.0, 0.2)])
+    start = (np.array([0.0]), np.array([4.0]), np.zeros(1))
+    gained = grid.gain_over(start, np.array([0.2]), np.array([1.0]), np.zeros(1))
+    assert gained == pytest.approx([(54.0 - 71.0) / 54.0])
+
+
 def test_no_number_is_never_a_reward() -> None:
     grid = table([record(1, 0.0), record(2, 0.0), record(1, 0.2), record(2, 0.2, math.nan)])
     with pytest.raises(BadQualityTable, match=r"no perplexity near loss 0\.2"):
@@ -86,6 +112,8 @@ def test_json_keeps_everything() -> None:
         ("", "[]"),
         ("schema", "2"),
         ("num_layers", '"many"'),
+        ("num_layers", "1" + "0" * 400),
+        ("window", "1"),
         ("records", "[]"),
         ("records[0].loss", "1.5"),
         ("records[0].runs", "[]"),
