@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,11 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.compute.damage import damage
-from agent.wire.codec import FrameKind
+from agent.compute.executor import IDLE
+from agent.effects import Job
+from agent.wire.codec import Frame, FrameKind
 from agent.wire.messages import (
     MicroBatchOpened,
     OpenSession,
     SessionEnded,
+    SessionFailed,
     SessionMoved,
     SplitKept,
     SplitMoved,
@@ -22,7 +26,7 @@ from agent.wire.messages import (
 from planner.channel import Channel, ChannelState
 from planner.types import LayerRange, Pipeline
 from tests.fakes.fake_executor import VOCABULARY, FakeExecutor, sampled_tokens
-from tests.fakes.ring import Ring, session
+from tests.fakes.ring import Ran, Ring, session
 
 LAYERS = 6
 CONTEXT = 24
@@ -39,9 +43,10 @@ def ring_of(
     channel: Channel | None = LOSSY,
     pipeline: Pipeline = "no-bubbles",
     slice_bytes: int = 0,
+    slots: int = 4,
 ) -> Ring:
     """The source may run [0, 4), the stage behind it [1, ...); cut at 2 at first."""
-    ring = Ring(LAYERS, slots=4, context=context)
+    ring = Ring(LAYERS, slots=slots, context=context)
     ring.add_device("a", LayerRange(0, 2), resident=LayerRange(0, 4))
     ring.add_device(
         "b", LayerRange(2, LAYERS if names == "ab" else 5), resident=LayerRange(1, 5 if "c" in names else 6)
@@ -116,14 +121,131 @@ def test_running_sessions_move(names: str, target: int) -> None:
     assert layers == {2, target}
 
 
-def jobs(ring: Ring, device: str, kind: FrameKind) -> list:
-    from tests.fakes.ring import Ran
+def jobs(ring: Ring, device: str, kind: FrameKind) -> list[Job]:
+    ran = [each.effect.job for each in ring.journal if each.device == device and isinstance(each.effect, Ran)]
+    return [job for job in ran if job.kind is kind]
 
-    return [
-        p.effect.job
-        for p in ring.journal
-        if p.device == device and isinstance(p.effect, Ran) and p.effect.job.kind is kind
-    ]
+
+def step_until(ring: Ring, condition: Callable[[], bool]) -> None:
+    while not condition():
+        ring.perform(ring.actions()[0])
+
+
+def test_what_begins_in_mid_move_begins_at_the_new_split_and_a_prompt_changes_between_chunks() -> None:
+    """Two splits at a time: rows of both are in the runs' range, and frames of both take turns."""
+    ring = ring_of(rows=4, chunk=3, slice_bytes=800)
+    first = [session("s0", range(9), 40), session("short", [1], 1), session("s1", range(30), 30)]
+    later = [session("s2", range(12), 12), session("s3", [4], 12)]
+    for opened in first:
+        ring.open_session("a", opened)
+    step_until(ring, lambda: len(ring.of_session("s0")) > 3 and ring.end_of("short") is not None)
+    ring.move_split("a", 1, 4)
+    for opened in later:  # the first of them on the row between the other two
+        ring.open_session("a", opened)
+    ring.settle()
+    check(ring, *first, *later)
+    assert [splits_of(ring, opened.session) for opened in later] == [[(0, 4)], [(0, 4)]]
+    ((_, before), (position, after)) = splits_of(ring, "s1")
+    assert (before, after) == (2, 4)
+    splits = [job.layers.stop for job in jobs(ring, "a", FrameKind.DECODE)]
+    assert splits != sorted(splits), "frames of both splits took turns"
+    assert any(IDLE in job.positions for job in jobs(ring, "b", FrameKind.DECODE) + jobs(ring, "a", FrameKind.DECODE))
+    assert position > 0
+
+
+def test_a_prompt_alone_changes_while_it_is_sent_or_right_after() -> None:
+    ring = ring_of(rows=1, chunk=3)
+    ring.open_session("a", session("s0", range(40), 4))
+    step_until(ring, lambda: len(jobs(ring, "a", FrameKind.PREFILL)) == 3)
+    ring.move_split("a", 1, 1)
+    ring.settle()
+    check(ring, session("s0", range(40), 4))
+    (_, (position, split)) = splits_of(ring, "s0")
+    assert split == 1
+    assert 9 <= position <= 41
+
+
+@pytest.mark.parametrize("target", [1, 4])
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_pools_that_are_unlike_cost_the_move_and_no_session(names: str, target: int) -> None:
+    ring = ring_of(names)
+    ring.members["b"].executor.kv_type = "fp16"
+    both = [session("s0", range(9), 12), session("s1", range(5), 12)]
+    for opened in both:
+        ring.open_session("a", opened)
+    step_until(ring, lambda: len(ring.of_session("s0")) > 3)
+    ring.move_split("a", 1, target)
+    ring.settle()
+    check(ring, *both)
+    (kept,) = outcomes(ring)
+    assert isinstance(kept, SplitKept)
+    assert (kept.code, kept.split) == ("peer_refused", target)
+    assert "b: keys and values are fp32, those of this device fp16" in kept.detail
+    assert all(splits_of(ring, opened.session) == [(0, 2)] for opened in both)
+    assert ring.notices == [(name, MicroBatchOpened(1, 1)) for name in names]
+
+
+def test_a_link_that_is_too_slow_ends_the_move_and_no_session() -> None:
+    """Each step adds as much as a slice takes away: tokens come and the move does not end."""
+    ring = ring_of(context=64, slice_bytes=1)
+    opened = session("s0", range(20), 40)
+    ring.open_session("a", opened)
+    step_until(ring, lambda: len(ring.of_session("s0")) > 2)
+    ring.move_split("a", 1, 4)
+    while not outcomes(ring):
+        ring.perform(ring.actions()[0])
+        ring.now += 1.0
+        for member in ring.members.values():
+            member.stage.coordinator_heard(ring.now)
+        ring.perform_effects("a", ring.members["a"].stage.tick(ring.now))
+    (kept,) = outcomes(ring)
+    assert isinstance(kept, SplitKept)
+    assert kept.code == "move_late"
+    ring.settle()
+    check(ring, opened)
+
+
+@given(
+    schedule=st.binary(min_size=20, max_size=200),
+    changes=st.lists(
+        st.tuples(st.sampled_from(["step", "start_layer", "answered", "position", "generation"]), st.integers(0, 11)),
+        min_size=1,
+        max_size=4,
+    ),
+)
+@settings(max_examples=40)
+def test_a_peer_with_a_bug_costs_its_micro_batch_and_no_other(schedule: bytes, changes: list[tuple[str, int]]) -> None:
+    """Frames of micro-batch 1 are changed and rightly sealed while it moves; micro-batch 2 does not notice."""
+    ring = ring_of("abc", slots=8)
+    ring.open_micro_batch(2, 1, "abc", rows=2, split_points=POINTS, channel=LOSSY)
+    victims = [session(f"v{row}", range(row, row + 9), 9, micro_batch=1) for row in range(2)]
+    others = [session(f"o{row}", range(row, row + 9), 9, micro_batch=2) for row in range(2)]
+    for opened in victims + others:
+        ring.open_session("a", opened)
+    pending = list(changes)
+    for at, number in enumerate(schedule):
+        device, peer = ("ab", "bc", "ca")[number % 3]
+        frames = ring.frames_under_way(device, peer)
+        if pending and number % 4 == 0 and frames and frames[0].micro_batch == 1:
+            ring.edit_frame(device, peer, **changed(frames[0], *pending.pop()))
+        elif at % 9 == 5:
+            ring.move_split("a", 1 + at % 2, POINTS[number % 4])
+        elif ring.actions():
+            ring.perform(ring.actions()[number // 3 % len(ring.actions())])
+    ring.settle()
+    check(ring, *others)
+    for opened in victims:
+        end = ring.end_of(opened.session)
+        assert isinstance(end, (SessionEnded, SessionFailed)), "it is not stuck"
+
+
+def changed(frame: Frame, name: str, value: int) -> dict[str, object]:
+    """One field of a frame, made wrong; the frame is still whole, so that its receiver knows whose it is."""
+    if name == "position":
+        return {"rows": tuple(ref._replace(position=max(0, ref.position + value - 5)) for ref in frame.rows)}
+    if name == "generation":
+        return {"rows": tuple(ref._replace(generation=value) for ref in frame.rows), "openings": ()}
+    return {name: value}
 
 
 @st.composite
