@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from agent.errors import ConfigError
 from edgectl.adaptive_choice import ControllerName
+from edgectl.quality_lookup import QualityLookup
 from edgectl.replanner import Replanner
 from edgectl.split_decision import Price, SplitChooser
 from planner.channel import Channel
@@ -94,17 +95,19 @@ class Static:
 class MeasuredPrice:
     """A Price by a quality table: the paper's reward of one decision at another split, less that at the present one."""
 
-    table: QualityTable
+    lookup: QualityLookup
     weights: RewardWeights
     last_split: int
     """Where the source is spared nothing."""
 
     def __call__(self, observation: Observation, split: int) -> float | None:
-        """None where the channel is not known, or no perplexity was measured near it."""
-        loss, sigma = observation.loss, _sigma(observation, self.table)
-        if loss is None or sigma is None:
+        """None where the channel is not known, or nothing was measured near it or at a split."""
+        loss, sigma = observation.loss, 0.0 if self.lookup.sigmas == (0.0,) else observation.sigma
+        places = self.lookup.places
+        if loss is None or sigma is None or observation.split not in places or split not in places:
             return None
-        before, after = self.table.ppl([loss, loss], [observation.split, split], [sigma, sigma]).tolist()
+        perplexities = self.lookup.ppl(loss, sigma)
+        before, after = (float(perplexities[places[each]]) for each in (observation.split, split))
         if not (math.isfinite(before) and math.isfinite(after)):
             return None
         spared = (observation.split - split) / self.last_split
@@ -143,7 +146,7 @@ def _of_policy(path: Path, kind: ControllerName | None, model: SubjectModel) -> 
     table = _table_of(policy, path, model)
     weights = policy.card.weights
     if kind in (None, "policy"):
-        price = no_price if table is None else MeasuredPrice(table, weights, max(policy.splits))
+        price = no_price if table is None else MeasuredPrice(QualityLookup(table), weights, max(policy.splits))
         return Chooser(policy, price, str(path), table)
     if kind == "static":
         return Chooser(Static(policy.splits), no_price, str(path))
@@ -160,7 +163,8 @@ def _of_table(
     splits = tuple(split for split in table.splits if 0 < split < table.num_layers)
     if not splits:
         raise BadQualityTable("records", f"splits {list(table.splits)} leave one of the two devices without a layer")
-    price = MeasuredPrice(table, weights, max(splits))
+    lookup = QualityLookup(table)
+    price = MeasuredPrice(lookup, weights, max(splits))
     if kind == "static":
         return Chooser(Static(splits), price, origin)
     if kind == "planner":
@@ -168,7 +172,7 @@ def _of_table(
     # Here: a policy needs none of what this loads.
     from rl.controllers import GreedyController
 
-    return Chooser(GreedyController(table.gain, splits, weights), price, origin, table)
+    return Chooser(GreedyController(lookup.gain, splits, weights), price, origin, table)
 
 
 def _planner(splits: tuple[int, ...], model: SubjectModel, origin: str) -> Chooser:
@@ -208,8 +212,3 @@ def _read_table(path: Path, model: SubjectModel) -> QualityTable:
 
 def _placed(path: Path, problem: BadQualityTable) -> BadQualityTable:
     return BadQualityTable(str(path), str(problem).removeprefix("quality table: "))
-
-
-def _sigma(observation: Observation, table: QualityTable) -> float | None:
-    """Of the noise, as the table counts it: one without noise needs none."""
-    return 0.0 if table.sigmas == (0.0,) else observation.sigma

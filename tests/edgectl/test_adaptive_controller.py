@@ -8,6 +8,7 @@ import pytest
 
 from agent.errors import ConfigError
 from edgectl.adaptive_controller import MeasuredPrice, SubjectModel, load_chooser
+from edgectl.quality_lookup import QualityLookup
 from planner.channel import Channel, ChannelState
 from rl.controller import Observation
 from rl.export import write_policy
@@ -147,9 +148,10 @@ def test_a_table_is_no_policy(tmp_path: Path) -> None:
 
 def test_where_no_perplexity_is_a_number_there_is_no_price() -> None:
     broken = small_table(lambda split, loss: float("nan") if split == 8 and loss == 0.3 else 60.0)
-    price = MeasuredPrice(broken, RewardWeights(), 16)
+    price = MeasuredPrice(QualityLookup(broken), RewardWeights(), 16)
     assert price(Observation(4, loss=0.3), 8) is None
     assert price(Observation(4, loss=0.1), 8) == pytest.approx(-0.25)
-    noisy = MeasuredPrice(small_table(better_when_deep, sigmas=(0.0, 5.0)), RewardWeights(), 16)
+    assert price(Observation(4, loss=0.1), 5) is None
+    noisy = MeasuredPrice(QualityLookup(small_table(better_when_deep, sigmas=(0.0, 5.0))), RewardWeights(), 16)
     assert noisy(Observation(4, loss=0.1), 8) is None
     assert noisy(Observation(4, loss=0.1, sigma=5.0), 8) is not None
