@@ -83,7 +83,7 @@ def harder_section(found: Evidence) -> Section:
         "m has a trend, the SNR walks and sets noise and goodput, a move sends the keys and values of its layers "
         "over the same link, and latency and energy enter the reward. Milliseconds, joules and bytes are those of "
         "Llama-2-7B on EdgeShard's testbed, from the planner's cost model: they are calibrated, not measured. "
-        f"Episodes have 20 decisions. {_history_verdict(found)}",
+        f"Quality weighs 4, as in the model's other world; episodes have 20 decisions. {_history_verdict(found)}",
         panels=(Panel("moving costs", "steps", "return of an episode", curves, levels),),
         tables=(Table("", ("policy", "mean return", "share of head-room", "moves per decision"), tuple(rows)),),
     )
@@ -110,4 +110,4 @@ def _history_verdict(found: Evidence) -> str:
 
 
 def _history_name(history: int) -> str:
-    return "PPO, present observation" if history == 1 else f"PPO, last {history} observations"
+    return "PPO tuned, present observation" if history == 1 else f"PPO tuned, last {history} observations"

@@ -153,11 +153,9 @@ def figure_9(size: StudySize) -> dict[str, tuple[RunSpec, ...]]:
 
 
 def harder_world(size: StudySize) -> tuple[RunSpec, ...]:
-    """PPO where moving costs and the channel drifts: with the present observation, and with the last few."""
-    specs = [
-        RunSpec("ppo", "harder", "A", 9, size.harder_steps, reward="table", history=history) for history in HISTORIES
-    ]
-    return _seeded(specs, size.seeds)
+    """PPO, tuned, where moving costs and the channel drifts: with the present observation, and with the last few."""
+    plain = RunSpec(world="harder", steps=size.harder_steps, reward="table", tuned=True)
+    return _seeded([replace(plain, history=history) for history in HISTORIES], size.seeds)
 
 
 def equal_evaluations(size: StudySize) -> tuple[RunSpec, ...]:

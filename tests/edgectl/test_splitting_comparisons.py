@@ -40,6 +40,6 @@ def test_what_memory_is_worth(worth: dict[int, float], words: str) -> None:
     section = harder_section(found)
     assert words in section.text
     names = [row.name for row in section.tables[0].rows]
-    assert names[-2:] == ["PPO, present observation", "PPO, last 4 observations"]
+    assert names[-2:] == ["PPO tuned, present observation", "PPO tuned, last 4 observations"]
     assert AHEAD in names
     assert history_intervals(found)[1].mean == pytest.approx(worth[1] + 0.0005)
