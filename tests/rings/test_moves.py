@@ -26,7 +26,7 @@ from agent.wire.messages import (
 from planner.channel import Channel, ChannelState
 from planner.types import LayerRange, Pipeline
 from tests.fakes.fake_executor import VOCABULARY, FakeExecutor, sampled_tokens
-from tests.fakes.ring import Ran, Ring, session
+from tests.fakes.ring import Action, Ran, Ring, session
 
 LAYERS = 6
 CONTEXT = 24
@@ -163,6 +163,23 @@ def test_a_prompt_alone_changes_while_it_is_sent_or_right_after() -> None:
     (_, (position, split)) = splits_of(ring, "s0")
     assert split == 1
     assert 9 <= position <= 41
+
+
+def test_what_was_asked_for_a_session_that_is_gone_is_not_written_over_the_next_one() -> None:
+    ring = ring_of(rows=1, chunk=8)
+    ring.open_session("a", session("gone", range(9), 20))
+    step_until(ring, lambda: len(ring.of_session("gone")) > 2)
+    ring.move_split("a", 1, 4)
+    run = Action("run", "a")
+    while not any(frame.kind is FrameKind.TAKE for frame in ring.frames_under_way("a", "b")):
+        ring.perform(run if run in ring.actions() else ring.actions()[0])
+    ring.cancel("a", "gone")
+    opened = session("next", [50, 3, 9, 77, 4, 30], 9)
+    ring.open_session("a", opened)
+    ring.perform(run)
+    assert [job.layers.stop for job in jobs(ring, "a", FrameKind.PREFILL)][-1] == 4, "it has run here already"
+    ring.settle()
+    check(ring, opened)
 
 
 @pytest.mark.parametrize("target", [1, 4])
