@@ -141,9 +141,7 @@ class QualityTable:
         if not 1 <= len(self.records) <= MAX_RECORDS:
             raise BadQualityTable("records", f"{len(self.records)}, 1 to {MAX_RECORDS} are possible")
         if not 1 <= self.num_layers <= MAX_LAYERS or self.window < 2:
-            raise BadQualityTable(
-                "num_layers, window", f"{self.num_layers}, {self.window}: 1 to {MAX_LAYERS}; 2 or more"
-            )
+            raise BadQualityTable("num_layers, window", f"{self.num_layers}, {self.window}: 1 to {MAX_LAYERS}, and 2")
         kinds = {(r.granularity, r.mitigation, r.codec, r.snr_db, r.m is None) for r in self.records}
         if len(kinds) > 1:
             raise BadQualityTable("records", f"several kinds of channel, one is expected: {sorted(map(str, kinds))}")

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO
 
 from rl.authors_table import authors_gain
 from rl.split_env import Scaling, SplitEnv, SplitVecEnv
 from rl.split_world import ACTIONS_3, AuthorsWorld, ChannelWorld, SplitWorld
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Two threads of torch that wait for each other take ten times as long on a machine that is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def authors_world() -> AuthorsWorld:
@@ -52,6 +64,7 @@ def test_a_vector_of_episodes_is_the_world_under_the_same_seed() -> None:
             np.testing.assert_array_equal(shown, scaling(last))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_stable_baselines_trains_on_it_repeatably() -> None:
     weights = []
     for _ in range(2):
