@@ -129,3 +129,26 @@ def test_points_that_are_no_rectangle_make_no_table() -> None:
 def test_a_model_has_a_file_of_its_own(tmp_path: Path) -> None:
     names = {kept_in(tmp_path, model).name for model in (str(WIKI), f"{WIKI}/", "owner/other")}
     assert names == {"wiki-32l.jsonl", "other.jsonl"}
+
+
+def test_what_the_paper_found_holds_here() -> None:
+    """Fig. 3 of arXiv 2406.02616: perplexity rises with loss at every split, intervals apart; noise of one sigma costs
+    the more the earlier it comes."""
+    erased = replace(
+        SETTINGS,
+        points=grid((1, 16, 31), (0.0, 0.1, 0.3)),
+        text=MeasuredText(tokens=512, window=128),
+        runs=Runs(count=3),
+    )
+    by_split: dict[int, list[tuple[float, float]]] = {}
+    for record in collect_records(erased, None, lambda done, total: None).records:
+        assert record.ppl_ci95 is not None
+        by_split.setdefault(record.split, []).append(
+            (record.ppl_mean - record.ppl_ci95, record.ppl_mean + record.ppl_ci95)
+        )
+    for (_, clean), (low, high), (lower, _) in by_split.values():
+        assert clean < low
+        assert high < lower
+    noisy = replace(erased, points=grid((1, 4, 16, 31), (0.0,), (5.0,)), runs=Runs(count=1))
+    means = [record.ppl_mean for record in collect_records(noisy, None, lambda done, total: None).records]
+    assert means == sorted(means, reverse=True)
