@@ -15,9 +15,16 @@ from agent.compute.model_digest import model_digest
 from agent.config import AgentConfig
 from agent.resident_model import ResidentModel
 from agent.wire.addresses import BulkSource
-from agent.wire.measure_messages import DeviceMeasured, MeasureDevice, MeasureProgress
+from agent.wire.measure_messages import (
+    DeviceMeasured,
+    MeasureDevice,
+    MeasureProgress,
+    MeasureQuality,
+    QualityMeasured,
+)
 from agent.wire.messages import Failed, Load, Loaded, LoadProgress
 from agent.worker_channel import ChannelClosed, FromWorker, Stop, WorkerChannel
+from planner.channel import erasing
 from planner.types import LayerRange
 from tests.fakes.agent_process import MODELS
 
@@ -114,3 +121,22 @@ def test_without_a_supervisor_it_gives_up(bench: Bench) -> None:
         bench.model.load(bench.request)
     with pytest.raises(ChannelClosed):
         bench.model.measure(measurement(0.1))
+
+
+def test_perplexities_are_told_one_by_one_until_another_request_comes(bench: Bench) -> None:
+    channels = (erasing(0.1, 1), erasing(0.1, 2))
+    digest = bench.request.digest
+    request = MeasureQuality(7, MODEL, digest, 32, "fp32", 32, "fp16", "fp16", 8, tuple(range(2, 18)), 4, channels)
+    bench.model.measure_quality(request)
+    said = bench.said()
+    answers = [message for message in said if isinstance(message, QualityMeasured)]
+    assert [(answer.request, answer.index) for answer in answers] == [(7, 0), (7, 1)]
+    assert all(isinstance(message, (MeasureProgress, QualityMeasured)) for message in said)
+    assert bench.model.executor is None
+    bench.model.measure_quality(msgspec.structs.replace(request, split=32))
+    (failed,) = bench.said()
+    assert isinstance(failed, Failed)
+    assert (failed.request, failed.code) == ("measure-quality", "bad_config")
+    bench.supervisor.send(Stop())
+    bench.model.measure_quality(request)
+    assert not any(isinstance(message, (QualityMeasured, Failed)) for message in bench.said())
