@@ -58,8 +58,10 @@ def grouped(specs: Iterable[RunSpec], *names: str) -> dict[tuple[Any, ...], list
 
 
 def is_above(one: Interval, other: Interval) -> bool:
-    """Whether one's 95 % interval lies above the other's."""
-    return one.mean - (one.half or 0.0) > other.mean + (other.half or 0.0)
+    """Whether one's 95 % interval lies above the other's; of a single seed there is none, and nothing can be said."""
+    if one.half is None or other.half is None:
+        return False
+    return one.mean - one.half > other.mean + other.half
 
 
 def compared(one: Interval, other: Interval) -> str:

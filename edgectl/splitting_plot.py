@@ -24,6 +24,8 @@ _DASHES: tuple[tuple[int, ...], ...] = ((4, 2), (1, 1), (4, 1, 1, 1), (6, 2, 1, 
 MOST_COLUMNS = 3
 MOST_DOTS = 150
 """Of a scatter, in a picture that is committed."""
+MOST_INSIDE = 9
+"""Lines of a legend within the axes; a longer one stands beside them."""
 VIOLIN_POINTS = 60
 """Outline of a violin."""
 
@@ -72,7 +74,8 @@ def _draw(figure: Figure, section: Section) -> None:
     count = len(section.panels) + len(section.choices) + bool(section.violins)
     columns = min(count, MOST_COLUMNS)
     rows = math.ceil(count / columns)
-    figure.set_size_inches(4.6 * columns, 3.6 * rows)
+    widest = max((len(panel.curves) + len(panel.levels) for panel in section.panels), default=0)
+    figure.set_size_inches(4.6 * columns + 2.6 * (widest > MOST_INSIDE), 3.6 * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes[count:]:
         unused.set_axis_off()
@@ -101,7 +104,10 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     if "y" in panel.logarithmic:
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    if len(panel.curves) + len(panel.levels) > MOST_INSIDE:
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    else:
+        axes.legend(fontsize=7, framealpha=0.6)
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str) -> None:
@@ -150,6 +156,6 @@ def _draw_violins(axes: Axes, violins: Sequence[Violin]) -> None:
         axes.vlines(place, low, high, color="#333333", linewidth=3)
         axes.plot([place], [middle], marker="o", markersize=4, color="white", markeredgecolor="#333333")
         axes.annotate(f"{violin.mean:.2f}", (place, high), (6, 4), textcoords="offset points", fontsize=7)
-    axes.set_xticks(range(1, len(violins) + 1), [violin.name.replace(", ", ",\n") for violin in violins], fontsize=7)
+    axes.set_xticks(range(1, len(violins) + 1), [violin.name for violin in violins], fontsize=7, rotation=20)
     axes.set_ylabel("return of an episode")
     axes.grid(alpha=0.3, axis="y")

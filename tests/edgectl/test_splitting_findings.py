@@ -9,6 +9,7 @@ from edgectl.splitting_evidence import Evidence
 from edgectl.splitting_findings import findings
 from edgectl.splitting_references import OPTIMUM, TABLE
 from edgectl.splitting_runs import RunSpec
+from edgectl.splitting_sweeps import QUICK
 from tests.fakes.canned_evidence import canned_evidence, result, worth_of
 
 
@@ -22,7 +23,7 @@ def of(found: Evidence, start: str) -> str:
 
 
 def changed(worth: Callable[[RunSpec], float]) -> Evidence:
-    found = canned_evidence()
+    found = canned_evidence(replace(QUICK, sweep_seeds=3))
     return replace(found, results={spec: result(worth(spec), spec) for spec in found.results})
 
 
