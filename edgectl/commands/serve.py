@@ -16,6 +16,22 @@ PLANNED = ("quantize", "block_size", "boundary", "codec", "context", "source", "
 ADAPTIVE = ("controller", "shadow", "decide_every", "dwell", "move_weight")
 """Options that mean nothing without --policy."""
 
+Sessions = Annotated[int | None, typer.Option(help="Sessions at a time. Default: 4, or what there is memory for.")]
+Timing = Annotated[Pipeline, typer.Option(help="When micro-batches take steps; the others are there to compare with.")]
+Policy = Annotated[
+    Path | None,
+    typer.Option(help="Let this policy (.onnx) or quality table (.json) move split points.", show_default=False),
+]
+Controller = Annotated[
+    ControllerName | None, typer.Option(help="How --policy is used. Default: as what it is.", show_default=False)
+]
+Shadow = Annotated[bool, typer.Option("--shadow", help="Only say what --policy would move.")]
+DecideEvery = Annotated[int, typer.Option(help="Tokens of a session between two decisions.")]
+Dwell = Annotated[int, typer.Option(help="Tokens of a session between two moves at least.")]
+MoveWeight = Annotated[
+    float, typer.Option(help="Reward that a move costs which takes as long as --decide-every tokens.")
+]
+
 
 def serve(
     options: typer.Context,
@@ -33,25 +49,14 @@ def serve(
     source: Annotated[str | None, typer.Option(help="Device that holds the tokens. Default: the first.")] = None,
     devices: Annotated[str | None, typer.Option(help="Devices to use, separated by commas. Default: all.")] = None,
     min_devices: Annotated[int | None, typer.Option(help="Begin with this many when no more come.")] = None,
-    sessions: Annotated[
-        int | None, typer.Option(help="Sessions at a time. Default: 4, or what there is memory for.")
-    ] = None,
-    pipeline: Annotated[
-        Pipeline, typer.Option(help="When micro-batches take steps; the others are there to compare with.")
-    ] = "no-bubbles",
-    policy: Annotated[
-        Path | None,
-        typer.Option(help="Let this policy (.onnx) or quality table (.json) move split points.", show_default=False),
-    ] = None,
-    controller: Annotated[
-        ControllerName | None, typer.Option(help="How --policy is used. Default: as what it is.", show_default=False)
-    ] = None,
-    shadow: Annotated[bool, typer.Option("--shadow", help="Only say what --policy would move.")] = False,
-    decide_every: Annotated[int, typer.Option(help="Tokens of a session between two decisions.")] = 16,
-    dwell: Annotated[int, typer.Option(help="Tokens of a session between two moves at least.")] = 32,
-    move_weight: Annotated[
-        float, typer.Option(help="Reward that a move costs which takes as long as --decide-every tokens.")
-    ] = 0.1,
+    sessions: Sessions = None,
+    pipeline: Timing = "no-bubbles",
+    policy: Policy = None,
+    controller: Controller = None,
+    shadow: Shadow = False,
+    decide_every: DecideEvery = 16,
+    dwell: Dwell = 32,
+    move_weight: MoveWeight = 0.1,
     http: Annotated[str | None, typer.Option(help="host:port of the API, instead of the file's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say on stdout, in JSON, when and where it serves.")] = False,
 ) -> None:
@@ -69,10 +74,12 @@ def serve(
     config = load_config(find_cluster_file(cluster, os.environ), os.environ, {"http": http})
     chosen = tuple(name.strip() for name in devices.split(",")) if devices is not None else config.device_names()
     try:
-        limits = Limits(decide_every, dwell, move_weight=move_weight, is_shadow=shadow)
-        choice = None if policy is None else AdaptiveChoice(policy, controller, limits)
-        if choice is None:
+        choice = None
+        if policy is None:
             _refuse_without_policy(options)
+        else:
+            limits = Limits(decide_every, dwell, move_weight=move_weight, is_shadow=shadow)
+            choice = AdaptiveChoice(policy, controller, limits)
         if plan is not None:
             _refuse_planned(options)
             planned = load_plan(plan)
