@@ -10,11 +10,14 @@ import platform
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from agent.device.sensors.host import physical_cores
 from agent.errors import ConfigError
 from agent.worker_channel import module_command
+from edgectl.failures import ExitCode
+from edgectl.output import CommandFailure
 from edgectl.splitting_comparisons import equal_evaluations_section, harder_section
 from edgectl.splitting_evidence import Evidence, References
 from edgectl.splitting_findings import findings
@@ -41,6 +44,7 @@ from rl.quality import QualityTable
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """`output.progress_bar`."""
 MOST_PROCESSES = 8
+LEARNERS_NEED = ("torch", "gymnasium", "stable_baselines3", "tensorboard", "statsmodels")
 CACHE = "cache"
 FIGURE_3_TEXT = (
     "Perplexity of the bundled text, mean and 95 % interval over seeded runs, nothing done about what is lost. Noise "
@@ -89,9 +93,19 @@ class StudySettings:
         return f"edgectl reproduce splitting{quick}{seeds}"
 
 
+def require_learners() -> None:
+    """Raises CommandFailure where training's libraries are missing: before an hour of measuring, not after it."""
+    missing = [name for name in LEARNERS_NEED if find_spec(name) is None]
+    if missing:
+        raise CommandFailure(
+            ExitCode.UNAVAILABLE, f"the study needs {', '.join(missing)} to train", "pip install 'edgectl[rl]'"
+        )
+
+
 def run_study(settings: StudySettings, bar: Bar) -> Study:
     """All of it. Raises ConfigError for folder, model or text, AgentError and PlannerError for the model, and
-    CommandFailure where a run fails."""
+    CommandFailure where a run fails or a library is missing."""
+    require_learners()
     _open_folder(settings)
     size, folder = settings.size, settings.folder
     clock = PartClock(folder / "seconds.json")

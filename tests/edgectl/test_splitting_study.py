@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigError
-from edgectl.output import progress_bar
+from edgectl import splitting_study
+from edgectl.output import CommandFailure, progress_bar
 from edgectl.splitting_report import report_markdown
 from edgectl.splitting_results import Study
 from edgectl.splitting_study import StudySettings, run_study, sections
@@ -36,6 +37,14 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file"):
         run_study(settings(tmp_path / "file"), progress_bar)
+
+
+def test_without_the_libraries_that_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splitting_study, "LEARNERS_NEED", ("torch", "a_library_that_is_not_there"))
+    with pytest.raises(CommandFailure, match="needs a_library_that_is_not_there to train") as refused:
+        run_study(settings(tmp_path), progress_bar)
+    assert "edgectl[rl]" in refused.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_seeds_and_the_command_that_makes_it_again(tmp_path: Path) -> None:
