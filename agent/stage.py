@@ -14,13 +14,11 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from agent import moves
 from agent.compute.kernels import crc32c
 from agent.device.telemetry import TelemetryRecorder
 from agent.effects import Effect, Emit, Hands, Job, Notify, Outcome, Reply, Send
 from agent.errors import AgentError, AnswerTimeout, FrameRefused, RefusalReason, UnknownMicroBatch
-from agent.handover import MoveLate
 from agent.micro_batch import MicroBatch, refusal_of
 from agent.neighbours import Neighbours
 from agent.place import ModelShape, SlotRanges, place_of
@@ -28,18 +26,16 @@ from agent.schedule import Schedule
 from agent.sessions import SessionState
 from agent.token_loop import TokenLoop
 from agent.wire import codec
-from agent.wire.codec import HANDING, Buffer, CodecId, Frame, FrameKind
+from agent.wire.codec import HANDING, Buffer, Frame, FrameKind
 from agent.wire.hop import Verdict
 from agent.wire.messages import (
     COORDINATOR_SILENCE_S,
     Failed,
-    FromSource,
     MicroBatchClosed,
     MicroBatchOpened,
     OpenMicroBatch,
     OpenSession,
     SessionFailed,
-    SplitKept,
 )
 
 
@@ -90,7 +86,7 @@ class Stage:
         self._schedule.forget(micro_batch)
         self._slots.release(micro_batch.id)
         effects = self._cancel_all(micro_batch)
-        effects += self._give_up_move(micro_batch, UnknownMicroBatch(f"micro-batch {micro_batch.id} is closed"))
+        effects += moves.give_up(micro_batch, UnknownMicroBatch(f"micro-batch {micro_batch.id} is closed"))
         peer = micro_batch.place.next.device
         if not any(other.place.next.device == peer for other in self._micro_batches.values()):
             effects += self._neighbours.leave(peer)
@@ -117,30 +113,12 @@ class Stage:
             if session is not None and micro_batch.loop is not None and session.state is not SessionState.ENDED:
                 events = session.end("cancelled")
                 micro_batch.loop.retire(session)
-                return _emit(events)
+                return moves.emit(events)
         return []
 
     def move_split(self, number: int, split: int, now: float) -> list[Effect]:
         """Begin to let the source's part of a route end elsewhere. What becomes of it is told in the end."""
-        micro_batch = self._micro_batches.get(number)
-        handover = None if micro_batch is None or micro_batch.loop is None else micro_batch.loop.handover
-        try:
-            if micro_batch is None or micro_batch.loop is None or handover is None:
-                raise UnknownMicroBatch(f"micro-batch {number} has no split point that {self._device} could move")
-            if micro_batch.broken is not None:
-                raise UnknownMicroBatch(f"micro-batch {number} is broken: {micro_batch.broken}")
-            before = handover.split if handover.is_moving else split
-            handover.begin(split, micro_batch.loop.running(), now)
-        except AgentError as problem:
-            return [Emit(SplitKept(number, split, problem.code, f"{self._device}: {problem}"))]
-        effects: list[Effect] = []
-        if before != split:
-            effects.append(Emit(SplitKept(number, before, "superseded", f"{self._device}: moves to {split} instead")))
-        return effects + _emit(micro_batch.loop.news(now))
-
-    def _give_up_move(self, micro_batch: MicroBatch, problem: AgentError) -> list[Effect]:
-        handover = None if micro_batch.loop is None else micro_batch.loop.handover
-        return [Emit(handover.give_up(problem))] if handover is not None and handover.is_moving else []
+        return moves.begin(self._device, self._micro_batches.get(number), number, split, now)
 
     def resume_events(self, name: str, index: int) -> list[Effect]:
         found = [
@@ -151,7 +129,7 @@ class Stage:
         ]
         if not found:
             return [Emit(SessionFailed(name, "unknown_session", f"{self._device} has no session {name}"))]
-        return _emit(list(min(found)[-1].events_from(index)))
+        return moves.emit(list(min(found)[-1].events_from(index)))
 
     def coordinator_heard(self, now: float) -> None:
         self._coordinator_heard_s = now
@@ -160,7 +138,7 @@ class Stage:
         effects: list[Effect] = []
         if micro_batch.loop is not None:
             for session in micro_batch.loop.running():
-                effects += _emit(session.end("cancelled"))
+                effects += moves.emit(session.end("cancelled"))
                 micro_batch.loop.retire(session)
         return effects
 
@@ -230,34 +208,12 @@ class Stage:
         return self._answered(micro_batch, frame.step, answers, now)
 
     def _on_handed(self, micro_batch: MicroBatch, frame: Frame, now: float) -> list[Effect]:
-        """A slice has been given, or comes; or one of the two devices could not do its part."""
-        loop, handover = micro_batch.loop, micro_batch.loop.handover if micro_batch.loop else None
-        assert loop is not None
         assert micro_batch.answers is not None
-        refused = codec.decode_refusal(frame.payload) if frame.codec is CodecId.NONE and len(frame.payload) else None
         if micro_batch.answers.accept(frame, now) is Verdict.DUPLICATE:
             self._telemetry.add("duplicates_dropped")
             return []
-        assert handover is not None
-        assert handover.under_way is not None, "the question was kept"
-        handover.timed(now - loop.sent_s(frame.step) - frame.held_us / 1e6)
-        effects = self._answered(micro_batch, frame.step, (), now)
-        if refused is not None:
-            return effects + self._split_kept(handover.refused(f"{micro_batch.place.next.device}: {refused.detail}"))
-        if handover.under_way.kind is FrameKind.TAKE:
-            micro_batch.queue.append(micro_batch.job_to_write(handover.under_way, frame, now))
-            return effects
-        return effects + self._arrived(micro_batch, now)
-
-    def _arrived(self, micro_batch: MicroBatch, now: float) -> list[Effect]:
-        assert micro_batch.loop is not None
-        assert micro_batch.loop.handover is not None
-        micro_batch.loop.handover.arrived(micro_batch.loop.running(), now)
-        return _emit(micro_batch.loop.news(now))
-
-    @staticmethod
-    def _split_kept(kept: SplitKept | None) -> list[Effect]:
-        return [] if kept is None else [Emit(kept)]
+        moves.timed(micro_batch, frame, now)
+        return self._answered(micro_batch, frame.step, (), now) + moves.handed(micro_batch, frame, now)
 
     def _answered(
         self, micro_batch: MicroBatch, step: int, answers: tuple[codec.Answered, ...], now: float
@@ -272,7 +228,7 @@ class Stage:
         events = loop.answer(step, answers, now)
         for other in self._sources():
             other.has_heard(sent_s, now)
-        return _emit([*events, *loop.news(now)])
+        return moves.emit([*events, *loop.news(now)])
 
     def _sources(self) -> list[TokenLoop]:
         """Of all micro-batches that begin here and work."""
@@ -328,7 +284,7 @@ class Stage:
         effects: list[Effect] = [Send(micro_batch.place.next.device, frame)]
         if micro_batch.loop is not None:
             micro_batch.sent_s[job.step] = now
-            effects += _emit(micro_batch.loop.news(now))
+            effects += moves.emit(micro_batch.loop.news(now))
         return effects
 
     def _on_hands(self, job: Job, outcome: Outcome, now: float) -> list[Effect]:
@@ -339,11 +295,7 @@ class Stage:
         if micro_batch.loop is not None and outcome.refused and job.hands is Hands.READ:
             return self._break(micro_batch, job.step, refusal_of(outcome))
         if micro_batch.loop is not None and job.hands is Hands.WRITE:
-            handover = micro_batch.loop.handover
-            assert handover is not None
-            if outcome.refused:
-                return self._split_kept(handover.refused(f"{self._device}: {outcome.refused}"))
-            return self._arrived(micro_batch, now)
+            return moves.written(self._device, micro_batch, outcome, now)
         frame = micro_batch.frame_after(job, outcome, now)
         micro_batch.outgoing.keep(frame, now)
         if micro_batch.loop is not None:
@@ -409,9 +361,9 @@ class Stage:
             return [Reply(micro_batch.previous_origin, frame)]
         effects: list[Effect] = []
         for session in micro_batch.loop.running():
-            effects += _emit(session.fail(problem.code, str(problem)))
+            effects += moves.emit(session.fail(problem.code, str(problem)))
             micro_batch.loop.retire(session)
-        effects += self._give_up_move(micro_batch, problem)
+        effects += moves.give_up(micro_batch, problem)
         return [*effects, Notify(Failed("micro-batch", problem.code, f"{self._device}: {problem}", micro_batch.id))]
 
     def on_connected(self, peer: str) -> list[Effect]:
@@ -439,22 +391,7 @@ class Stage:
             except AnswerTimeout as late:
                 hop = f"{self._device} → {micro_batch.place.next.device}"
                 effects += self._break(micro_batch, 0, AnswerTimeout(f"{hop}: {late}"))
-            effects += self._move_on_time(micro_batch, now)
+            effects += moves.on_time(micro_batch, now)
         # A ping behind hidden states would measure the peer's computing, not the hop.
         busy = {m.place.next.device for m in self._micro_batches.values() if m.sent_s}
         return effects + self._neighbours.ping(busy, now)
-
-    def _move_on_time(self, micro_batch: MicroBatch, now: float) -> list[Effect]:
-        assert micro_batch.loop is not None
-        handover = micro_batch.loop.handover
-        if handover is None:
-            return []
-        try:
-            handover.check_late(micro_batch.loop.running(), now)
-        except MoveLate as late:
-            return self._give_up_move(micro_batch, late)
-        return _emit(micro_batch.loop.news(now))
-
-
-def _emit(events: Sequence[FromSource]) -> list[Effect]:
-    return [Emit(event) for event in events]
