@@ -26,6 +26,8 @@ MOST_DOTS = 150
 """Of a scatter, in a picture that is committed."""
 MOST_INSIDE = 9
 """Lines of a legend within the axes; a longer one stands beside them."""
+MOST_MARKED = 12
+"""Points of a line that are marked one by one, with bars for their intervals."""
 VIOLIN_POINTS = 60
 """Outline of a violin."""
 
@@ -114,10 +116,12 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str) -> None:
     points = [point for point in curve.points if math.isfinite(point.value.mean)]
     x = [point.at for point in points]
     means = [point.value.mean for point in points]
-    marker = "o" if len(points) <= 12 else None
-    axes.plot(x, means, color=colour, marker=marker, markersize=3, linewidth=1.3, label=curve.name)
-    if any(point.value.half for point in points):
-        widths = [point.value.half or 0.0 for point in points]
+    widths = [point.value.half or 0.0 for point in points]
+    if len(points) <= MOST_MARKED:
+        axes.errorbar(x, means, widths, color=colour, marker="o", markersize=3, linewidth=1.3, label=curve.name)
+        return
+    axes.plot(x, means, color=colour, linewidth=1.3, label=curve.name)
+    if any(widths):
         low = [mean - width for mean, width in zip(means, widths, strict=True)]
         high = [mean + width for mean, width in zip(means, widths, strict=True)]
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
