@@ -51,7 +51,9 @@ class Comparison:
     weights: RewardWeights
     statics: Mapping[int, Quality]
     """Every split, kept throughout."""
+    static_rewards: Mapping[int, float]
     best_static: int
+    """In hindsight: it is chosen by the trace and the text that everyone is held against, which no controller knows."""
     rows: tuple[Compared, ...]
     """Those that ran."""
 
@@ -103,7 +105,9 @@ def compare(
     clean = scorer.clean()
     statics = {split: scorer.under(((0, split),)) for split in table.splits}
     judge = _Judge(offline, scorer, entrants.weights, {split: each.ppl for split, each in statics.items()})
-    best = judge.best_static()
+    rewards = judge.static_rewards()
+    # One without a perplexity is never the best.
+    best = max(rewards, key=lambda split: -math.inf if math.isnan(rewards[split]) else rewards[split])
     say(f"clean {clean.ppl:.2f}; of splits that stay {best} is best, with {statics[best].ppl:.2f}")
     if STATIC in names:
         file = directory / f"static-{best}.json"
@@ -113,7 +117,7 @@ def compare(
     for contender in live:
         say(f"{contender.name}: {trial.tokens} tokens on two agents")
         rows.append(judge.row(trial, run(directory / contender.name, trial, contender)))
-    return Comparison(trial, clean, entrants.weights, statics, best, tuple(rows))
+    return Comparison(trial, clean, entrants.weights, statics, rewards, best, tuple(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +129,9 @@ class _Judge:
     weights: RewardWeights
     statics: Mapping[int, float]
 
-    def best_static(self) -> int:
-        """The split with the most reward when it is kept; one without a perplexity is never it."""
-        rewards = {split: reward(ppl, self.statics, split, self.weights) for split, ppl in self.statics.items()}
-        return max(rewards, key=lambda split: -math.inf if math.isnan(rewards[split]) else rewards[split])
+    def static_rewards(self) -> dict[int, float]:
+        """Of every split, when it is kept."""
+        return {split: reward(ppl, self.statics, split, self.weights) for split, ppl in self.statics.items()}
 
     def row(self, trial: Trial, ran: LiveRun) -> Compared:
         again = tuple(replay(self.offline.executor, recorded(trial, ran.schedule), self.offline.receiver))

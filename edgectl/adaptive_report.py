@@ -15,6 +15,9 @@ from edgectl.output import table
 
 HEADER = ("controller", "PPL", "ms/token", "longest gap", "layers on device", "moves", "reward", "same tokens")
 
+PER_RUN = ("policy", "micro_batches")
+"""Of what status says of a controller: files and numbers that are gone with the cluster."""
+
 
 def describe_comparison(found: Comparison) -> str:
     """Rows that ran, and below them every split that stays."""
@@ -22,18 +25,23 @@ def describe_comparison(found: Comparison) -> str:
     losses, sigma = [state.loss for state in channel.states], channel.states[0].sigma
     rows = [_cells(row) for row in found.rows]
     layers = max(found.statics)
-    statics = "  ".join(f"{split}: {_number(quality.ppl)}" for split, quality in found.statics.items())
+    statics = "  ".join(
+        f"{split}: {_number(quality.ppl)} ({_number(found.static_rewards[split])})"
+        for split, quality in found.statics.items()
+    )
     return "\n".join(
         [
             f"{trial.model.name}, {trial.tokens} tokens after {len(trial.prompt)}, {trial.codec} on the wire; loss "
             f"{min(losses):.3f} to {max(losses):.3f}, sigma {sigma:g}, concealment {channel.concealment}",
-            f"clean perplexity {_number(found.clean.ppl)}; splits that stay, with theirs: {statics}",
+            f"clean perplexity {_number(found.clean.ppl)}; splits that stay, with theirs (and their reward): {statics}",
             "",
             table(HEADER, rows),
             "",
             "PPL: of a fixed text under the schedule the session had. Reward: "
             f"{found.weights.quality:g} x gain over an even draw of the splits that stay + {found.weights.load:g} x "
             f"share of {layers} layers off the device.",
+            f"Split {found.best_static} is the best that stays in hindsight: by this trace and text, which no controller "
+            "knows.",
         ]
     )
 
@@ -68,7 +76,8 @@ def document(found: Comparison, command: Sequence[str], when: datetime) -> dict[
         "weights": asdict(found.weights),
         "clean_ppl": _finite(found.clean.ppl),
         "static_ppl": {str(split): _finite(quality.ppl) for split, quality in found.statics.items()},
-        "best_static": found.best_static,
+        "static_reward": {str(split): _finite(value) for split, value in found.static_rewards.items()},
+        "best_static_in_hindsight": found.best_static,
         "longest_gap_allowed": f"{LONGEST_GAP_MEDIANS:g} medians + {LONGEST_GAP_MS:g} ms",
         "controllers": [_row(row) for row in found.rows],
     }
@@ -108,7 +117,7 @@ def _row(row: Compared) -> dict[str, Any]:
             "longest_gap_ms": row.run.longest_gap_ms,
             "is_smooth": row.run.is_smooth,
             "schedule": [list(entry) for entry in row.run.schedule],
-            "adaptive": dict(row.run.adaptive),
+            "adaptive": {key: value for key, value in row.run.adaptive.items() if key not in PER_RUN},
         }
     return found
 

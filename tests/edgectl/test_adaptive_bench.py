@@ -46,6 +46,7 @@ def test_the_best_split_that_stays_has_the_most_reward(tmp_path: Path) -> None:
     worth = {split: -10 * ppl + (4 - split) / 4 for split, ppl in ppls.items()}
     assert len(set(ppls.values())) == len(SPLITS)
     assert found.best_static == max(worth, key=worth.__getitem__)
+    assert found.best_static == max(found.static_rewards, key=found.static_rewards.__getitem__)
 
 
 def test_a_controller_nobody_knows_is_refused() -> None:
