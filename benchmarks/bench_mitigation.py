@@ -11,8 +11,11 @@ element k times with losses that are independent: what comes is lost with probab
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,10 +93,17 @@ MITIGATIONS = (
 )
 IN_PACKETS = (
     Mitigation("interleaved", interleaved=True),
-    Mitigation("interleaved, rescale", "rescale", interleaved=True),
     Mitigation("interleaved, lmmse", "lmmse", interleaved=True),
 )
-EVERYWHERE = {"plain", "rescale", "mean", "previous", "lmmse", "repeat strongest, lmmse", "interleaved, lmmse"}
+AT_EVERY_LOSS = {"plain", "rescale", "lmmse"}
+EVERYWHERE = AT_EVERY_LOSS | {
+    "mean",
+    "previous",
+    "repeat strongest, lmmse",
+    "int8 sent twice, lmmse",
+    "interleaved",
+    "interleaved, lmmse",
+}
 
 
 def load(threads: int) -> OnnxExecutor:
@@ -178,12 +188,14 @@ class Bench:
 
 
 def points(splits: list[int], granularities: list[Granularity]) -> Iterator[tuple[int, float, Granularity, Mitigation]]:
-    """Everything at a loss of 0.1; elsewhere, what costs no bits or is the best of its kind."""
-    for split in splits:
-        for granularity in granularities:
-            for loss in sorted(LOSSES, key=lambda loss: loss != MAIN_LOSS):
+    """Everything for elements at the first split and a loss of 0.1; less elsewhere, what matters most first."""
+    places = [(split, granularity) for granularity in granularities for split in splits]
+    for losses in ((MAIN_LOSS,), tuple(loss for loss in LOSSES if loss != MAIN_LOSS)):
+        for split, granularity in places:
+            for loss in losses:
                 for way in MITIGATIONS + (IN_PACKETS if granularity == "packet" else ()):
-                    if loss == MAIN_LOSS or way.name in EVERYWHERE:
+                    is_first = (split, granularity, loss) == (SPLITS[0], "element", MAIN_LOSS)
+                    if is_first or way.name in (EVERYWHERE if loss == MAIN_LOSS else AT_EVERY_LOSS):
                         yield split, loss, granularity, way
 
 
@@ -208,18 +220,22 @@ def main() -> None:
     kept = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
     rows: list[dict[str, object]] = kept.get("rows", []) if kept.get("tokens") == options.tokens else []
     done = {(row["split"], row["loss"], row["granularity"], row["mitigation"]) for row in rows}
-    bench, started_s, left = Bench(load(options.threads), options.tokens), time.monotonic(), 0
-    for split, loss, granularity, way in points(options.splits, options.granularity):
-        if (split, loss, granularity, way.name) in done:
-            continue
-        if time.monotonic() - started_s > options.seconds:
-            left += 1
-            continue
-        rows.append(bench.row(split, loss, granularity, way))
-    order = {way.name: number for number, way in enumerate(MITIGATIONS + IN_PACKETS)}
-    rows.sort(key=lambda row: (row["split"], row["granularity"], row["loss"], order[str(row["mitigation"])]))
+    bench, started_s = Bench(load(options.threads), options.tokens), time.monotonic()
+    wanted = [point for point in points(options.splits, options.granularity) if _key(*point) not in done]
     facts = {"model": WIKI.name, "tokens": options.tokens, "seeds": len(SEEDS), "packet_bytes": PACKET_BYTES}
-    write_report("mitigation", with_shares(rows), {**facts, "points_left": left}, options.out)
+    order = {way.name: number for number, way in enumerate(MITIGATIONS + IN_PACKETS)}
+    for left, point in enumerate(wanted):
+        if time.monotonic() - started_s > options.seconds:
+            break
+        rows.append(bench.row(*point))
+        rows.sort(key=lambda row: (row["split"], row["granularity"], row["loss"], order[str(row["mitigation"])]))
+        silent = io.StringIO() if point is not wanted[-1] else sys.stdout
+        with contextlib.redirect_stdout(silent):
+            write_report("mitigation", with_shares(rows), {**facts, "points_left": len(wanted) - left - 1}, options.out)
+
+
+def _key(split: int, loss: float, granularity: Granularity, way: Mitigation) -> tuple[object, ...]:
+    return split, loss, granularity, way.name
 
 
 if __name__ == "__main__":
