@@ -40,7 +40,7 @@ def describe_comparison(found: Comparison) -> str:
             "PPL: of a fixed text under the schedule the session had. Reward: "
             f"{found.weights.quality:g} x gain over an even draw of the splits that stay + {found.weights.load:g} x "
             f"share of {layers} layers off the device.",
-            f"Split {found.best_static} is the best that stays in hindsight: by this trace and text, which no controller "
+            f"Split {found.best_static} is the best that stays in hindsight: by a trace and a text that no controller "
             "knows.",
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.compute import kernels
+from agent.compute.calibration import calibration_file, write_calibrations
 from agent.compute.damage import damage
 from agent.compute.sampling import CannotSample, sample
+from agent.errors import ModelMismatch
 from agent.wire.addresses import StageAddress
 from agent.wire.messages import OpenMicroBatch, Sampling
-from edgectl.damage_replay import RecordedSession, check_schedule, chunks, load_all_layers, pieces, replay, split_at
-from edgectl.model_source import locate_model
+from edgectl.damage_replay import (
+    RecordedSession,
+    check_schedule,
+    chunks,
+    load_all_layers,
+    load_receiver,
+    pieces,
+    replay,
+    split_at,
+)
+from edgectl.model_source import LocatedModel, describe_model, locate_model
 from edgectl.planning import ServingOptions
 from planner.channel import Channel, ChannelState, erasing
 from planner.types import LayerRange
+from tests.fakes.calibrations import calibration
 from tests.fakes.fake_engine import MODEL_DIR
 from tests.fakes.fake_executor import VOCABULARY, FakeExecutor, expected_tokens
 from tests.fakes.ring import Ring, session
@@ -130,7 +143,7 @@ def test_the_real_model_gives_what_one_pass_over_its_tokens_gives() -> None:
 
 def test_damage_that_leaves_nothing_says_so() -> None:
     class Broken(FakeExecutor):
-        def logits(self, hidden: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        def logits(self, hidden: np.ndarray) -> np.ndarray:
             return np.full((len(hidden), VOCABULARY), np.nan, np.float32)
 
     recorded = RecordedSession(prompt=(1, 2), max_tokens=3, sampling=GREEDY, schedule=((0, 2),))
@@ -182,3 +195,24 @@ def test_no_chunk_is_one_token_unless_all_is(start: int, length: int, most: int)
     assert all(before[1] == after[0] for before, after in pairwise(found))
     assert all(1 <= end - begin <= most for begin, end in found)
     assert length == 1 or all(end - begin > 1 for begin, end in found)
+
+
+def test_a_device_with_the_models_calibration_conceals_with_it(tmp_path: Path) -> None:
+    """What lmmse puts in place of lost elements is another thing than rescaling, and so are the tokens."""
+    (tmp_path / MODEL_DIR.name).symlink_to(MODEL_DIR)
+    located = LocatedModel(MODEL_DIR.name, tmp_path / MODEL_DIR.name)
+    model = describe_model(locate_model(str(MODEL_DIR)))
+    channel = Channel((ChannelState(loss=0.4),), seed=3, concealment="lmmse")
+    recorded = RecordedSession(
+        prompt=tuple(range(200, 220)), max_tokens=10, sampling=GREEDY, schedule=((0, 8),), channel=channel
+    )
+    executor = load_all_layers(located, ServingOptions(), 64, (8,))
+    without = list(replay(executor, recorded, load_receiver(located, model)))
+    assert without == list(replay(executor, recorded))
+    known = calibration(8, model.spec.hidden_size)
+    write_calibrations(calibration_file(tmp_path, MODEL_DIR.name), [known], model.name, model.digest)
+    assert list(replay(executor, recorded, load_receiver(located, model))) != without
+    write_calibrations(calibration_file(tmp_path, MODEL_DIR.name), [known], "another", "0" * 64)
+    with pytest.raises(ModelMismatch, match="calibration of another"):
+        load_receiver(located, model)
+    executor.close()
