@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgectl.commands.model_options import Boundary, Model, Quantize, WireCodec
 from planner.channel import Concealment
+
+if TYPE_CHECKING:
+    from edgectl.adaptive_setting import Wish
 
 
 def bench_adaptive(
@@ -50,16 +53,8 @@ def bench_adaptive(
     Each has a session on two agents of this machine over the same emulated radio. Its damage schedule is run again
     offline, which must give the same tokens, and scored on WikiText-2.
     """
-    import sys
-    import tempfile
-    from datetime import datetime, timezone
-
-    from edgectl.adaptive_report import describe_comparison, document
-    from edgectl.adaptive_setting import PROMPT_TOKENS, Wish, fulfil
+    from edgectl.adaptive_setting import PROMPT_TOKENS, Wish
     from edgectl.adaptive_trace import Walk, read_trace, walking_channel
-    from edgectl.failures import ExitCode
-    from edgectl.local_processes import ProcessFailed
-    from edgectl.output import CommandFailure, emit, emit_json, say, write_json
     from edgectl.planning import ServingOptions
 
     walk = Walk(
@@ -85,6 +80,21 @@ def bench_adaptive(
         rate=rate,
         options=ServingOptions(quantization=quantize, boundary=boundary, codec=codec),
     )
+    _compare(wish, as_json, out)
+
+
+def _compare(wish: Wish, as_json: bool, out: Path | None) -> None:
+    """Runs it, prints what it found and writes it."""
+    import sys
+    import tempfile
+    from datetime import datetime, timezone
+
+    from edgectl.adaptive_report import describe_comparison, document
+    from edgectl.adaptive_setting import fulfil
+    from edgectl.failures import ExitCode
+    from edgectl.local_processes import ProcessFailed
+    from edgectl.output import CommandFailure, emit, emit_json, say, write_json
+
     try:
         with tempfile.TemporaryDirectory(prefix="edgectl-bench-") as directory:
             found = fulfil(wish, Path(directory), say)
