@@ -10,6 +10,7 @@ from edgectl.adaptive_bench import CONTROLLERS, STATIC, Comparison, Entrants, Sa
 from edgectl.adaptive_run import Trial
 from edgectl.adaptive_score import Offline
 from edgectl.damage_replay import load_all_layers, load_receiver
+from edgectl.links_config import parse_rate
 from edgectl.model_source import describe_model, locate_model
 from edgectl.planning import ServedModel, ServingOptions
 from edgectl.text_windows import WINDOW_TOKENS, read_text, windows_of
@@ -44,6 +45,7 @@ class Wish:
 
 def fulfil(wish: Wish, directory: Path, say: Say) -> Comparison:
     """Everything from files to rows. Raises ConfigError, AgentError, PlannerError, CommandFailure, ProcessFailed."""
+    _check_rate(wish.rate)
     located = locate_model(wish.model)
     model = describe_model(located)
     table = read_table(wish.quality, model)
@@ -103,6 +105,15 @@ def read_table(path: Path, model: ServedModel) -> QualityTable:
     return table
 
 
+def _check_rate(rate: str) -> None:
+    """Raises ConfigError, before agents are started that would refuse it."""
+    try:
+        if rate:
+            parse_rate(rate)
+    except ValueError as problem:
+        raise ConfigError(f"--rate {rate}: {problem}") from problem
+
+
 def _weights(policy: Path | None, model: ServedModel) -> RewardWeights:
     """Those a policy was trained for, and refuses a policy of another model before anything starts."""
     if policy is None:
@@ -114,5 +125,6 @@ def _weights(policy: Path | None, model: ServedModel) -> RewardWeights:
         loaded = SplitPolicy.load(policy)
         loaded.require_model(model.name, model.spec.num_layers, model.digest)
     except BadPolicy as problem:
-        raise ConfigError(f"--policy {policy}: {problem}") from problem
+        named = str(problem).removeprefix(f"{policy}: ")
+        raise ConfigError(f"--policy {policy}: {named}") from problem
     return loaded.card.weights

@@ -89,6 +89,12 @@ def test_schedules_are_scored_where_no_table_is_measured(model: ServedModel) -> 
         text_end(MODEL_DIR, model, len(text) + 1, 64)
 
 
+def test_what_is_no_rate_is_refused_before_anything_is_loaded(quality: Path, tmp_path: Path) -> None:
+    wish = Wish(model=str(MODEL_DIR), quality=quality, channel=erasing(0.2), tokens=9, rate="fast")
+    with pytest.raises(ConfigError, match="--rate fast"):
+        fulfil(wish, tmp_path, pytest.fail)
+
+
 def test_more_tokens_than_the_model_has_positions_are_refused(quality: Path, tmp_path: Path) -> None:
     wish = Wish(model=str(MODEL_DIR), quality=quality, channel=erasing(0.2), tokens=2040)
     with pytest.raises(ConfigError, match="2048 positions"):
