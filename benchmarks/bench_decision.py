@@ -22,10 +22,10 @@ from report import write_report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from edgectl.adaptive_choice import ControllerName
-from edgectl.adaptive_controller import Chooser, SubjectModel, load_chooser
-from edgectl.split_decision import AdaptiveSettings
-from edgectl.split_guards import Limits
+from edgectl.adaptive.choice import ControllerName
+from edgectl.adaptive.controller import Chooser, SubjectModel, load_chooser
+from edgectl.adaptive.decision import AdaptiveSettings
+from edgectl.adaptive.guards import Limits
 from planner.channel import Channel
 from rl.channel import fading_channel, m_walk
 from rl.export import write_policy

@@ -34,7 +34,7 @@ from agent.compute.onnx_executor import ExecutorSettings, OnnxExecutor
 from agent.compute.onnx_session import SessionSettings
 from agent.compute.packets import bits_per_token, token_bits
 from agent.compute.perplexity import SentWindows, negative_log_likelihood, perplexity_of, send_windows
-from edgectl.text_windows import read_text, windows_of
+from edgectl.quality.text_windows import read_text, windows_of
 from planner.channel import Channel, ChannelState, Concealment, Granularity, Protection
 from planner.types import Codec, LayerRange
 

@@ -26,12 +26,12 @@ import psutil
 import random_model
 from report import write_report
 
-from edgectl.load_client import Offer, offer_load
-from edgectl.load_connection import Server
-from edgectl.load_generator import Lengths, Load
-from edgectl.load_stages import between, token_time_of
-from edgectl.load_summary import Objectives, Outcome, summary
-from edgectl.load_target import look
+from edgectl.load.client import Offer, offer_load
+from edgectl.load.connection import Server
+from edgectl.load.generator import Lengths, Load
+from edgectl.load.stages import between, token_time_of
+from edgectl.load.summary import Objectives, Outcome, summary
+from edgectl.load.target import look
 from edgectl.local_cluster import LocalCluster
 from edgectl.local_processes import Processes
 

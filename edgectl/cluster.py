@@ -45,7 +45,8 @@ from agent.wire.messages import (
     WorkerHello,
     WorkerRestarted,
 )
-from edgectl.adapt import Adapter
+from edgectl.adaptive.adapt import Adapter
+from edgectl.adaptive.decision import Surroundings
 from edgectl.admission import displaced, refusal
 from edgectl.cluster_settings import ClusterSettings
 from edgectl.deploy import Deployment, Order, Phase, naming
@@ -55,7 +56,6 @@ from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
 from edgectl.epochs import Epochs
 from edgectl.routes import Seat
 from edgectl.sessions import SessionTable
-from edgectl.split_decision import Surroundings
 from planner.types import Plan
 
 Inbound = Union[FromAgent, FromSource]

@@ -10,7 +10,7 @@ from agent.wire.addresses import BulkSource, LinkShape
 from planner.channel import Channel
 
 if TYPE_CHECKING:
-    from edgectl.split_decision import AdaptiveSettings
+    from edgectl.adaptive.decision import AdaptiveSettings
 
 MAX_QUEUED_SESSIONS = 64
 """Sessions that wait for a row: one client's burst fits, and the last of 64 waits minutes for its first token."""

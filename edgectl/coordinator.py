@@ -15,10 +15,10 @@ from typing_extensions import assert_never
 
 from agent.errors import BadMessage
 from agent.wire.messages import EndReason, OpenSession, Sampling, SessionEnded, Telemetry, TokenEvent, decode, encode
+from edgectl.adaptive.report import SplitReport
 from edgectl.cluster import Cluster, Inbound
 from edgectl.effects import Deliver, Effect, Loading, NoPlan, Notice, Ready, Send, SendSource, SessionEvent
 from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
-from edgectl.split_report import SplitReport
 from edgectl.status import status_of
 from planner.model_spec import ModelSpec
 

@@ -19,7 +19,7 @@ from enum import Enum
 import msgspec
 
 from agent.wire.messages import CloseMicroBatch, Failed, MicroBatchOpened
-from edgectl.adaptive_plan import Widened, cuts_of
+from edgectl.adaptive.plan import Widened, cuts_of
 from edgectl.cluster_settings import ClusterSettings
 from edgectl.devices import DeviceEvent, DeviceRecord, DeviceState, DeviceTable
 from edgectl.effects import Effect, NoPlan, Notice, Ready, Send

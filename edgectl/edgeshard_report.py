@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from edgectl.edgeshard_bench import MeasuredRow
-from edgectl.load_report import machine
+from edgectl.load.report import machine
 from edgectl.output import table
 from planner.paper_methods import TESTBED, Quantity
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from agent.wire.messages import EndReason, Sampling, Telemetry, TokenEvent
-    from edgectl.split_report import SplitReport
+    from edgectl.adaptive.report import SplitReport
     from planner.model_spec import ModelSpec
 
 

@@ -12,7 +12,7 @@ from agent.config import parse_size
 from agent.errors import ConfigError
 from agent.wire.addresses import LinkShape
 from agent.wire.link_clock import MAX_BURST_BYTES, MAX_BYTES_PER_S, MAX_DELAY_MS
-from edgectl.link_channel import ChannelKeys, read_channel
+from edgectl.adaptive.link_channel import ChannelKeys, read_channel
 from planner.channel import Channel
 
 MIN_BYTES_PER_S = 1

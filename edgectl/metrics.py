@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 from agent.device.telemetry import BUCKETS_S, REFUSED_PREFIX, CounterName, HistogramName
 from agent.errors import RefusalReason
 from agent.wire.messages import HistogramSnapshot, Telemetry
+from edgectl.adaptive.metrics import split_metrics
 from edgectl.engine import Engine
-from edgectl.split_metrics import split_metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

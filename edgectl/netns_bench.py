@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from agent.config import toml_text
-from edgectl.load_run import Wish, run_load
+from edgectl.load.run import Wish, run_load
 from edgectl.local_cluster import LocalCluster
 from edgectl.local_processes import Processes
 from edgectl.netns import Namespaces, Uplink

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from edgectl.adaptive_plan import route_at, split_points_of
+from edgectl.adaptive.plan import route_at, split_points_of
 from planner.types import Plan, Route
 
 MAX_MICRO_BATCHES = 64

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from agent.errors import ConfigError
 from agent.wire.control_plane import AsyncControlServer
 from agent.wire.security import AllowList, load_key_file
+from edgectl.adaptive.decision import AdaptiveSettings
 from edgectl.bulk_server import BulkServer
 from edgectl.cluster import Cluster
 from edgectl.config import ClusterConfig, load_api_keys, parse_http, state_directory
@@ -31,12 +32,11 @@ from edgectl.model_source import describe_model, locate_model
 from edgectl.output import CommandFailure, emit_json, mib, printable, progress_bar, say, table
 from edgectl.planning import ServedModel, ServingOptions, context_of, order_for, order_of_plan
 from edgectl.server import create_app, serve_http
-from edgectl.split_decision import AdaptiveSettings
 from edgectl.tokenizer import Tokenizer, load_tokenizer
 from planner.types import Allotment, Pipeline, Plan, Quantization
 
 if TYPE_CHECKING:
-    from edgectl.adaptive_choice import AdaptiveChoice
+    from edgectl.adaptive.choice import AdaptiveChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Serving:
     def adapted(self, choice: AdaptiveChoice, quantization: Quantization) -> Serving:
         """The same with splits that move. Raises CommandFailure, ConfigError."""
         # Here: who serves without a policy waits for nothing that reads one.
-        from edgectl.adaptive_serving import adapt_order
+        from edgectl.adaptive.serving import adapt_order
 
         channels = self.config.settings().channels
         order, adaptive = adapt_order(

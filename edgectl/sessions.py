@@ -23,12 +23,12 @@ from agent.wire.messages import (
     SessionMoved,
     TokenEvent,
 )
+from edgectl.adaptive.schedule import EndedSchedule, SplitSchedule
 from edgectl.cluster_settings import ClusterSettings
 from edgectl.effects import Deliver, Effect, SendSource
 from edgectl.engine import Claim, EngineError
 from edgectl.fair_queue import FairQueue
 from edgectl.routes import Seat
-from edgectl.split_schedule import EndedSchedule, SplitSchedule
 from edgectl.traffic import Traffic
 
 RESUME_INTERVAL_S = 1.0

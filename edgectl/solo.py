@@ -41,7 +41,7 @@ from planner.types import LayerRange
 
 if TYPE_CHECKING:
     from agent.compute.executor import Executor
-    from edgectl.split_report import SplitReport
+    from edgectl.adaptive.report import SplitReport
     from planner.model_spec import ModelSpec
 
 DEVICE = "this-process"

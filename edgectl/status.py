@@ -14,7 +14,7 @@ import msgspec
 from agent.device.telemetry import REFUSED_PREFIX, HistogramName, mean, quantile
 from agent.wire.messages import Telemetry
 from agent.wire.round_trip import split_wire_s
-from edgectl.adaptive_status import adaptive_of, present_plan, schedules_of
+from edgectl.adaptive.status import adaptive_of, present_plan, schedules_of
 from edgectl.cluster import Cluster
 from edgectl.devices import DeviceRecord
 from edgectl.routes import BatchState

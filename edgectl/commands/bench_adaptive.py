@@ -11,7 +11,7 @@ from edgectl.commands.model_options import Boundary, Model, Quantize, WireCodec
 from planner.channel import Concealment
 
 if TYPE_CHECKING:
-    from edgectl.adaptive_setting import Wish
+    from edgectl.adaptive_bench.setting import Wish
 
 
 def bench_adaptive(
@@ -53,8 +53,8 @@ def bench_adaptive(
     Each has a session on two agents of this machine over the same emulated radio. Its damage schedule is run again
     offline, which must give the same tokens, and scored on WikiText-2.
     """
-    from edgectl.adaptive_setting import PROMPT_TOKENS, Wish
-    from edgectl.adaptive_trace import Walk, read_trace, walking_channel
+    from edgectl.adaptive_bench.setting import PROMPT_TOKENS, Wish
+    from edgectl.adaptive_bench.trace import Walk, read_trace, walking_channel
     from edgectl.planning import ServingOptions
 
     walk = Walk(
@@ -89,8 +89,8 @@ def _compare(wish: Wish, as_json: bool, out: Path | None) -> None:
     import tempfile
     from datetime import datetime, timezone
 
-    from edgectl.adaptive_report import describe_comparison, document
-    from edgectl.adaptive_setting import fulfil
+    from edgectl.adaptive_bench.report import describe_comparison, document
+    from edgectl.adaptive_bench.setting import fulfil
     from edgectl.failures import ExitCode
     from edgectl.local_processes import ProcessFailed
     from edgectl.output import CommandFailure, emit, emit_json, say, write_json

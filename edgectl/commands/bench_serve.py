@@ -62,7 +62,7 @@ def bench_serve(
 ) -> None:
     """Offer sessions to a running server, open loop or closed, and say what its clients saw and where the time went."""
     from edgectl.client import coordinator_url
-    from edgectl.load_run import Wish, run_load
+    from edgectl.load.run import Wish, run_load
 
     _check(rate, concurrency, arrivals, plot)
     wish = Wish(
@@ -91,7 +91,7 @@ def bench_serve(
         raise typer.BadParameter(str(problem)) from problem
     _write(report, out, as_json=as_json)
     if plot is not None:
-        from edgectl.load_plot import plot_load
+        from edgectl.load.plot import plot_load
 
         plot_load(report, counted, plot)
 
@@ -113,7 +113,7 @@ def _check(rate: float | None, concurrency: int | None, arrivals: str, plot: Pat
 
 def _write(report: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
     """Shows it before it is written: ten minutes of load are not lost to a directory that is missing."""
-    from edgectl.load_text import describe
+    from edgectl.load.text import describe
     from edgectl.output import emit_json, show, write_json
 
     if as_json:

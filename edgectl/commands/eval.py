@@ -12,7 +12,7 @@ from planner.channel import Concealment, Granularity, Protection
 
 if TYPE_CHECKING:
     from edgectl.config import ClusterConfig
-    from edgectl.quality_collect import Collected, CollectSettings
+    from edgectl.quality.collect import Collected, CollectSettings
 
 Fading = Literal["none", "nakagami"]
 
@@ -87,10 +87,10 @@ def ppl(
 
     Lists have commas; 0.5..3 stands for six numbers from the one to the other.
     """
-    from edgectl.perplexity import MeasuredText
     from edgectl.planning import DEFAULT_BLOCK_SIZE
-    from edgectl.quality_collect import CollectSettings
-    from edgectl.quality_points import ChannelKind, ModelKind, Runs
+    from edgectl.quality.collect import CollectSettings
+    from edgectl.quality.perplexity import MeasuredText
+    from edgectl.quality.points import ChannelKind, ModelKind, Runs
 
     if m is not None and loss is not None:
         raise typer.BadParameter("the losses follow from --m; name one of the two", param_hint="--loss")
@@ -115,7 +115,7 @@ def ppl(
     found = _measured([_settings_for(each, grid_asked, settings) for each in model], out, cluster, plot)
     _show(found, as_json=as_json)
     if plot is not None:
-        from edgectl.perplexity_plot import plot_perplexity
+        from edgectl.quality.plot import plot_perplexity
 
         plot_perplexity([collected for _, collected in found], plot)
 
@@ -135,9 +135,9 @@ def _settings_for(model: str, asked: _Grid, settings: CollectSettings) -> Collec
     """What is measured on one model. Raises ConfigError."""
     from dataclasses import replace
 
-    from edgectl.number_lists import numbers
-    from edgectl.perplexity import default_splits
-    from edgectl.quality_points import grid
+    from edgectl.quality.number_lists import numbers
+    from edgectl.quality.perplexity import default_splits
+    from edgectl.quality.points import grid
 
     points = grid(
         default_splits(model) if asked.splits is None else numbers("--splits", asked.splits, int),
@@ -155,8 +155,8 @@ def _measured(
 ) -> list[tuple[CollectSettings, Collected]]:
     """What was asked for, all of it checked before anything is measured."""
     from edgectl.output import progress_bar
-    from edgectl.perplexity_plot import check_picture
-    from edgectl.quality_collect import check_settings, collect_records, kept_in
+    from edgectl.quality.collect import check_settings, collect_records, kept_in
+    from edgectl.quality.plot import check_picture
 
     if plot is not None:
         check_picture(plot)
@@ -173,7 +173,7 @@ def _measured(
 
 def _show(found: list[tuple[CollectSettings, Collected]], *, as_json: bool) -> None:
     from edgectl.output import emit_json, show
-    from edgectl.perplexity_report import describe_collected, found_as_json
+    from edgectl.quality.report import describe_collected, found_as_json
 
     if as_json:
         for settings, collected in found:
@@ -202,9 +202,9 @@ def calibrate(
 
     Copy the file to the same place on every device.
     """
-    from edgectl.calibrating import calibrate_model, calibration_subject
-    from edgectl.number_lists import numbers
     from edgectl.output import mib, progress_bar, say
+    from edgectl.quality.calibrating import calibrate_model, calibration_subject
+    from edgectl.quality.number_lists import numbers
 
     subject = calibration_subject(model, text, tokens or None, window)
     layers = None if splits is None else numbers("--splits", splits, int)

@@ -75,10 +75,10 @@ def splitting(
         os.environ.setdefault(name, "1")
 
     from edgectl.output import emit, emit_json, progress_bar, say
-    from edgectl.splitting_plot import plot_study, require_matplotlib
-    from edgectl.splitting_report import report_markdown, study_as_json, summary_text
-    from edgectl.splitting_runs import write_whole
-    from edgectl.splitting_study import StudySettings, run_study
+    from edgectl.splitting.plot import plot_study, require_matplotlib
+    from edgectl.splitting.report import report_markdown, study_as_json, summary_text
+    from edgectl.splitting.runs import write_whole
+    from edgectl.splitting.study import StudySettings, run_study
 
     require_matplotlib()
     settings = StudySettings(model=model, out=out, quick=quick, seeds=seeds, resume=resume, processes=processes)

@@ -62,8 +62,8 @@ def fit(
 ) -> None:
     """Fit a network to measured perplexities and judge it on points it has not seen."""
     _one_thread()
+    from edgectl.learning.surrogate_report import describe_fit, fit_as_json, fit_best, write_surrogate
     from edgectl.output import emit_json, progress_bar, show
-    from edgectl.surrogate_report import describe_fit, fit_as_json, fit_best, write_surrogate
 
     with _files_named(), progress_bar("cross-validation") as progress:
         found = fit_best(quality, kind, folds, seed, progress)
@@ -107,9 +107,9 @@ def train(
 ) -> None:
     """Train a policy that moves the split of a model as the radio changes."""
     _one_thread()
+    from edgectl.learning.run import check_name, write_run
+    from edgectl.learning.training import TrainRequest, describe_training, train_best, training_as_json
     from edgectl.output import emit_json, progress_bar, say, show
-    from edgectl.policy_run import check_name, write_run
-    from edgectl.policy_training import TrainRequest, describe_training, train_best, training_as_json
 
     check_name(out)
     request = TrainRequest(
@@ -139,9 +139,9 @@ def evaluate(
 ) -> None:
     """Hold policies against random moves, the best static split, a table look-up and dynamic programming."""
     _one_thread()
+    from edgectl.learning.comparison import compare, comparison_as_json, describe_comparison
+    from edgectl.learning.training import contestants
     from edgectl.output import emit_json, show
-    from edgectl.policy_comparison import compare, comparison_as_json, describe_comparison
-    from edgectl.policy_training import contestants
 
     with _files_named():
         surface, world, grouped = contestants(policies, quality)
@@ -162,9 +162,9 @@ def export(
     ] = None,
 ) -> None:
     """Make of a run the policy that `edgectl serve --policy` takes."""
+    from edgectl.learning.run import load_run, write_run
+    from edgectl.learning.training import with_table
     from edgectl.output import say
-    from edgectl.policy_run import load_run, write_run
-    from edgectl.policy_training import with_table
 
     with _files_named():
         found = load_run(run)

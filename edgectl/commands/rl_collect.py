@@ -45,13 +45,13 @@ def collect(
 
     from agent.errors import ConfigError
     from edgectl.config import load_config
-    from edgectl.number_lists import numbers
     from edgectl.output import progress_bar, say
-    from edgectl.perplexity import MeasuredText, default_splits
     from edgectl.planning import DEFAULT_BLOCK_SIZE
-    from edgectl.quality_collect import CollectSettings
-    from edgectl.quality_collect import collect as measure
-    from edgectl.quality_points import ChannelKind, ModelKind, Runs, grid
+    from edgectl.quality.collect import CollectSettings
+    from edgectl.quality.collect import collect as measure
+    from edgectl.quality.number_lists import numbers
+    from edgectl.quality.perplexity import MeasuredText, default_splits
+    from edgectl.quality.points import ChannelKind, ModelKind, Runs, grid
     from rl.quality import BadQualityTable
 
     points = grid(

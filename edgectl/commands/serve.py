@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgectl.adaptive_choice import ControllerName
+from edgectl.adaptive.choice import ControllerName
 from edgectl.commands.model_options import BlockSize, Boundary, Context, Model, Quantize, WireCodec
 from planner.types import Pipeline
 
@@ -65,11 +65,11 @@ def serve(
     import os
 
     from agent.log import configure
-    from edgectl.adaptive_choice import AdaptiveChoice
+    from edgectl.adaptive.choice import AdaptiveChoice
+    from edgectl.adaptive.guards import Limits
     from edgectl.config import find_cluster_file, load_config
     from edgectl.planning import DEFAULT_BLOCK_SIZE, ServingOptions, load_plan
     from edgectl.serving import Serving, serve_cluster
-    from edgectl.split_guards import Limits
 
     config = load_config(find_cluster_file(cluster, os.environ), os.environ, {"http": http})
     chosen = tuple(name.strip() for name in devices.split(",")) if devices is not None else config.device_names()

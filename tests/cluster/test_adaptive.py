@@ -15,8 +15,8 @@ import pytest
 
 from agent.compute.executor import Executor
 from agent.wire.messages import Sampling
+from edgectl.adaptive_bench.damage_replay import RecordedSession, Schedule, load_all_layers, replay
 from edgectl.client import Client
-from edgectl.damage_replay import RecordedSession, Schedule, load_all_layers, replay
 from edgectl.failures import ExitCode
 from edgectl.model_source import describe_model, locate_model
 from edgectl.planning import ServedModel, ServingOptions

@@ -34,7 +34,7 @@ from agent.wire.messages import (
     TokenEvent,
     Welcome,
 )
-from edgectl.damage_replay import RecordedSession, load_all_layers, replay
+from edgectl.adaptive_bench.damage_replay import RecordedSession, load_all_layers, replay
 from edgectl.model_source import locate_model
 from edgectl.planning import ServingOptions
 from planner.channel import Channel, ChannelState

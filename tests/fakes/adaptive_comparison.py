@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from agent.compute.receiver import Receiver
-from edgectl.adaptive_bench import Comparison, Entrants, Run, compare
-from edgectl.adaptive_run import Contender, LiveRun, Trial, recorded
-from edgectl.adaptive_score import Offline
-from edgectl.damage_replay import Schedule, replay
+from edgectl.adaptive_bench.bench import Comparison, Entrants, Run, compare
+from edgectl.adaptive_bench.damage_replay import Schedule, replay
+from edgectl.adaptive_bench.run import Contender, LiveRun, Trial, recorded
+from edgectl.adaptive_bench.score import Offline
 from edgectl.model_source import LocatedModel
 from planner.channel import Channel, ChannelState
 from planner.types import LayerRange

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from edgectl.splitting_evidence import Evidence
-from edgectl.splitting_quality import Measured
-from edgectl.splitting_references import (
+from edgectl.splitting.evidence import Evidence
+from edgectl.splitting.quality import Measured
+from edgectl.splitting.references import (
     AHEAD,
     COARSE_GRIDS,
     HYSTERESIS,
@@ -18,10 +18,10 @@ from edgectl.splitting_references import (
     STATIONARY,
     TABLE,
 )
-from edgectl.splitting_runs import RunResult, RunSpec
-from edgectl.splitting_surrogates import authors_points
-from edgectl.splitting_sweeps import QUICK, StudySize, all_runs
-from edgectl.splitting_worlds import SURROGATE_FILES, TABLE_FILE
+from edgectl.splitting.runs import RunResult, RunSpec
+from edgectl.splitting.surrogates import authors_points
+from edgectl.splitting.sweeps import QUICK, StudySize, all_runs
+from edgectl.splitting.worlds import SURROGATE_FILES, TABLE_FILE
 from rl.quality import QualityRecord, QualityTable
 from rl.surrogate import dump_surrogate
 from rl.surrogate_fit import SMOOTH_GAIN, SMOOTH_PPL, fit, points_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgectl.splitting_results import (
+from edgectl.splitting.results import (
     Curve,
     CurvePoint,
     Finding,

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from edgectl.model_source import LocatedModel
-from edgectl.perplexity import Subject
 from edgectl.planning import ServedModel
-from edgectl.quality_collect import Collected
-from edgectl.quality_points import ModelKind
-from edgectl.text_windows import TextWindows
+from edgectl.quality.collect import Collected
+from edgectl.quality.perplexity import Subject
+from edgectl.quality.points import ModelKind
+from edgectl.quality.text_windows import TextWindows
 from rl.quality import QualityRecord
 from tests.fakes.random_weights import SMALL
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.wire.messages import EndReason, Sampling, Telemetry, TokenEvent
+from edgectl.adaptive.report import SplitReport
 from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
-from edgectl.split_report import SplitReport
 from planner.model_spec import ModelSpec, parse_config
 
 MODEL_DIR = Path(__file__).parents[2] / "examples" / "models" / "wiki-32l"

@@ -1,4 +1,4 @@
-"""Devices in memory for `edgectl.quality_spread`: they answer with numbers that say what was asked. No sockets."""
+"""Devices in memory for `edgectl.quality.spread`: they answer with numbers that say what was asked. No sockets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from agent.wire.measure_messages import MeasureQuality, QualityMeasured
 from agent.wire.messages import PROTOCOL_VERSION, Heartbeat, Hello
 from edgectl.effects import Notice, Send
-from edgectl.quality_points import QualityPoint, grid
-from edgectl.quality_spread import Effect, Finished, Inbound, Measured, QualitySpread, Unit, units_of
+from edgectl.quality.points import QualityPoint, grid
+from edgectl.quality.spread import Effect, Finished, Inbound, Measured, QualitySpread, Unit, units_of
 from planner.channel import erasing
 
 POINTS = grid((1, 4, 31), (0.1, 0.2))

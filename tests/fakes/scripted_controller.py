@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.wire.messages import MoveSplit
-from edgectl.adapt import Adapter
+from edgectl.adaptive.adapt import Adapter
+from edgectl.adaptive.decision import AdaptiveSettings
+from edgectl.adaptive.guards import Limits
 from edgectl.cluster_settings import ClusterSettings
-from edgectl.split_decision import AdaptiveSettings
-from edgectl.split_guards import Limits
 from planner.channel import Channel
 from planner.types import Allotment, Device, LayerRange, Plan
 from rl.controller import Observation, Proposal

@@ -34,7 +34,7 @@ WINDOWS = 4
 
 @pytest.fixture(scope="module")
 def windows() -> NDArray[np.int64]:
-    from edgectl.text_windows import windows_of
+    from edgectl.quality.text_windows import windows_of
 
     text = TEXT.read_text(encoding="utf-8")[:20_000]
     return windows_of(text, WIKI, 4096, tokens=WINDOW * WINDOWS, window=WINDOW).windows

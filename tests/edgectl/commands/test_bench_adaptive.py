@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edgectl import adaptive_setting
-from edgectl.adaptive_bench import Comparison
-from edgectl.adaptive_report import describe_comparison
-from edgectl.adaptive_setting import Wish
+from edgectl.adaptive_bench import setting
+from edgectl.adaptive_bench.bench import Comparison
+from edgectl.adaptive_bench.report import describe_comparison
+from edgectl.adaptive_bench.setting import Wish
 from edgectl.failures import ExitCode
 from rl.trace import dump_trace
 from tests.fakes.adaptive_comparison import CHANNEL, compared
@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Wish]:
         wishes.append(wish)
         return found
 
-    monkeypatch.setattr(adaptive_setting, "fulfil", fulfil)
+    monkeypatch.setattr(setting, "fulfil", fulfil)
     return wishes
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+from edgectl.adaptive.decision import AdaptiveSettings
 from edgectl.cluster_settings import ClusterSettings
 from edgectl.commands.status import describe, stage_rows
 from edgectl.failures import ExitCode
-from edgectl.split_decision import AdaptiveSettings
 from edgectl.status import status_of
 from planner.channel import Channel, ChannelState
 from tests.edgectl.test_status import predicted, running
