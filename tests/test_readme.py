@@ -33,11 +33,17 @@ RUN_ELSEWHERE = {
     "edgectl serve": "edgectl/local_cluster.py",
     "edgectl profile": "tests/cluster/test_profile_plan_serve.py",
     "edgectl bench": "tests/cluster/test_readme_bench.py",
+    "edgectl eval": "tests/cluster/test_readme_radio.py",
+    "edgectl rl": "tests/cluster/test_readme_radio.py",
+    "edgectl reproduce": "tests/cluster/test_splitting_quick.py",
     "edgectl status": "examples/demo.py",
     "edgectl generate": "examples/demo.py",
     "curl -N": "examples/demo.py",
 }
 """First two words of a command → the file, itself run by a test or by CI, that runs it."""
+
+GROUPS = {"device", "bench", "eval", "rl", "reproduce"}
+"""Commands of two words."""
 
 SYSTEM_COMMANDS = {"cp", "systemd-sysusers", "systemd-tmpfiles", "systemctl"}
 
@@ -65,8 +71,8 @@ def help_of(words: list[str]) -> str:
         if not re.fullmatch(r"[a-z]+", word):
             break
         subcommand.append(word)
-    # `device add` and `bench serve` have two words; a plain argument after a subcommand would be taken for a third.
-    subcommand = subcommand[:2] if subcommand[:1] in (["device"], ["bench"]) else subcommand[:1]
+    # A plain argument after a subcommand would be taken for another one.
+    subcommand = subcommand[:2] if subcommand[:1] and subcommand[0] in GROUPS else subcommand[:1]
     env = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
     command = [str(BIN / words[0]), *subcommand, "--help"]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
@@ -107,7 +113,7 @@ def test_servers_are_started_by_the_test_that_is_named(command: str) -> None:
 
 
 def needs_no_device(command: str) -> bool:
-    return command.startswith(("edgectl plan", "edgectl reproduce")) and "/srv/" not in command
+    return command.startswith(("edgectl plan", "edgectl reproduce edgeshard")) and "/srv/" not in command
 
 
 @pytest.mark.parametrize("command", [line for line in commands("README.md") if needs_no_device(line)])
