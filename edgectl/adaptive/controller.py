@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from agent.errors import ConfigError
 from edgectl.adaptive.choice import ControllerName
-from edgectl.adaptive.decision import Price, SplitChooser
+from edgectl.adaptive.decision import Price
+from edgectl.adaptive.mismatch import differences
 from edgectl.adaptive.quality_lookup import QualityLookup
 from edgectl.adaptive.replanner import Replanner
 from planner.channel import Channel
-from rl.controller import Observation, Proposal
+from rl.controller import Controller, Observation, Proposal
 from rl.quality import MAX_CHARACTERS, BadQualityTable, QualityTable
 from rl.reward import RewardWeights
 
@@ -44,7 +45,7 @@ class SubjectModel:
 class Chooser:
     """A controller, and what is known of the quality of splits beside it."""
 
-    controller: SplitChooser
+    controller: Controller
     price: Price
     origin: str
     table: QualityTable | None = None
@@ -54,21 +55,12 @@ class Chooser:
         """Emulated links whose losses the table was not measured under, in words: its gains are another channel's."""
         if self.table is None:
             return []
-        measured = self.table.records[0]
-        found = []
-        for (source, destination), channel in channels.items():
-            differing = [
-                f"{name} {theirs} (measured) and {ours} (link)"
-                for name, theirs, ours in (
-                    ("granularity", measured.granularity, channel.granularity),
-                    ("concealment", measured.mitigation, channel.concealment),
-                )
-                if theirs != ours
-            ]
-            if differing:
-                found.append(f"{self.origin} is about another channel than {source} to {destination}: ")
-                found[-1] += ", ".join(differing)
-        return found
+        found = {ends: differences(self.table, channel) for ends, channel in channels.items()}
+        return [
+            f"{self.origin} is about another channel than {source} to {destination}: {', '.join(differing)}"
+            for (source, destination), differing in found.items()
+            if differing
+        ]
 
 
 def warmed(chooser: Chooser) -> Chooser:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgectl.commands.model_options import BlockSize, Quantize
+from planner.channel import Concealment, Granularity
 
 DEFAULT_LOSSES = "0,0.02,0.06,0.1,0.14,0.18,0.22,0.3"
 DEFAULT_SIGMA = "5"
@@ -28,6 +29,15 @@ def collect(
     ] = DEFAULT_SIGMA,
     fading: Annotated[bool, typer.Option("--fading/--no-fading", help="Gains that go with the losses.")] = True,
     equalised: Annotated[bool, typer.Option("--equalised", help="The receiver undoes the gain.")] = False,
+    granularity: Annotated[Granularity, typer.Option(help="What is lost at once.")] = "element",
+    mitigation: Annotated[
+        Concealment | None,
+        typer.Option(
+            help="What stands in for what is lost. Default: as served, lmmse where the model is calibrated, else "
+            "rescale; zero is the paper's.",
+            show_default=False,
+        ),
+    ] = None,
     quantize: Quantize = "fp32",
     block_size: BlockSize = None,
     runs: Annotated[int, typer.Option(help="Seeded runs per point.")] = 5,
@@ -50,7 +60,7 @@ def collect(
     from edgectl.quality.collect import CollectSettings
     from edgectl.quality.collect import collect as measure
     from edgectl.quality.number_lists import numbers
-    from edgectl.quality.perplexity import MeasuredText, default_splits
+    from edgectl.quality.perplexity import MeasuredText, default_splits, served_concealment
     from edgectl.quality.points import ChannelKind, ModelKind, Runs, grid
     from rl.quality import BadQualityTable
 
@@ -60,10 +70,13 @@ def collect(
         numbers("--sigma", sigma, float),
         fading="nakagami" if fading else "none",
     )
+    if mitigation is None:
+        mitigation = served_concealment(model, {point.split for point in points})
+        say(f"what is lost is concealed by {mitigation}, as served; --mitigation names another way")
     settings = CollectSettings(
         model=model,
         points=points,
-        channel=ChannelKind(equalised=equalised),
+        channel=ChannelKind(granularity=granularity, concealment=mitigation, equalised=equalised),
         kind=ModelKind(quantization=quantize, block_size=block_size or DEFAULT_BLOCK_SIZE),
         text=MeasuredText(path=text, tokens=tokens or None),
         runs=Runs(count=runs, seed=seed),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from edgectl.model_source import CACHE_DIR, LocatedModel, describe_model, locate
 from edgectl.planning import ServedModel
 from edgectl.quality.points import ModelKind
 from edgectl.quality.text_windows import WINDOW_TOKENS, TextWindows, read_text, windows_of
+from planner.channel import Concealment
 
 if TYPE_CHECKING:
     from agent.compute.calibration import Calibrations
@@ -136,9 +137,24 @@ def calibrations_of(subject: Subject) -> Calibrations | None:
 
     Raises BadCheckpoint and ModelMismatch for a file of something else.
     """
+    return _calibrations(subject.located, subject.model)
+
+
+def served_concealment(model: str, splits: Collection[int]) -> Concealment:
+    """What serving does by default with what is lost: lmmse where the model is calibrated behind all of these splits,
+    else rescale, as devices do then.
+
+    Raises ModelNotFound, BadCheckpoint, PlannerError, and ModelMismatch for a calibration of another model.
+    """
+    located = locate_model(model)
+    found = _calibrations(located, describe_model(located))
+    return "lmmse" if found is not None and set(splits) <= set(found.layers) else "rescale"
+
+
+def _calibrations(located: LocatedModel, model: ServedModel) -> Calibrations | None:
     from agent.compute.calibration import find_calibrations
 
-    directory, model = subject.located.directory, subject.model
+    directory = located.directory
     return find_calibrations(
         directory.parent, directory.name, CACHE_DIR.expanduser(), model.digest, model.spec.hidden_size
     )
