@@ -36,9 +36,12 @@ class Proposal:
 class Controller(Protocol):
     """Chooses the next split point; the same observations give the same proposals."""
 
-    name: str
-    splits: tuple[int, ...]
-    """Split points it may propose, ascending."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def splits(self) -> tuple[int, ...]:
+        """Split points it may propose, ascending."""
 
     def propose(self, observation: Observation) -> Proposal:
         """Raises ValueError for a split it does not know; proposes the present split where the channel is unknown."""

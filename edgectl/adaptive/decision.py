@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from agent.wire.messages import Heartbeat
 from edgectl.adaptive.guards import HORIZON_DECISIONS, Limits, Place, handover
@@ -16,21 +15,7 @@ from edgectl.devices import DeviceTable
 from edgectl.routes import RouteRecord
 from edgectl.sessions import SessionRecord, SessionTable
 from planner.channel import Channel
-from rl.controller import Observation, Proposal
-
-
-class SplitChooser(Protocol):
-    """A `rl.controller.Controller` as it is used here: nobody writes its attributes."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def splits(self) -> tuple[int, ...]: ...
-
-    def propose(self, observation: Observation) -> Proposal:
-        """Raises ValueError for a split it does not know."""
-
+from rl.controller import Controller, Observation, Proposal
 
 Price = Callable[[Observation, int], "float | None"]
 """What moving to a split is worth per decision, by the quality that was measured; None where that is not known."""
@@ -48,7 +33,7 @@ def _no_price(_: Observation, __: int) -> None:
 class AdaptiveSettings:
     """Who chooses splits, and how."""
 
-    controller: SplitChooser
+    controller: Controller
     kv_bytes_per_token_layer: int
     """What a token leaves behind in a layer."""
     limits: Limits = field(default_factory=Limits)

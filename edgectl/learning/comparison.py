@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgectl.learning.worlds import Surface
 from edgectl.output import table
-from rl.controller import Controller
 from rl.controllers import GreedyController
 from rl.evaluate import Interval, head_room
 from rl.optimal import GridModel, solve
@@ -54,7 +53,7 @@ def compare(
     best = max(range(len(static)), key=lambda place: static[place][0])
     played[f"static, split {world.splits[best]}"] = [static[best]]
     greedy = GreedyController(surface.gain, world.splits, world.weights, world.actions)
-    played["table look-up"] = [_of(world, by(cast(Controller, greedy)), common)]
+    played["table look-up"] = [_of(world, by(greedy), common)]
     played["best stationary"] = [_of(world, best_stationary(GridModel.of(world)).decide, common)]
     played["optimum"] = [_of(world, solve(world).decide, common)]
     means = {name: float(np.mean([mean for mean, _ in rows])) for name, rows in played.items()}
