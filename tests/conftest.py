@@ -9,6 +9,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from edgectl.one_thread import use_one_thread
+
+use_one_thread()  # before any test module loads NumPy
+
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.register_profile(
     "campaign",

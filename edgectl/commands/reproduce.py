@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from edgectl.one_thread import use_one_thread
+
 app = typer.Typer(no_args_is_help=True, help="Compute a paper's results again and show them beside its own.")
 
 
@@ -67,12 +69,8 @@ def splitting(
 
     The full study takes about 40 minutes on two cores; what is finished is kept, and --resume goes on with it.
     """
+    use_one_thread()
     import json
-    import os
-
-    # Before NumPy is loaded: threads that spin over matrices of a hundred numbers take every core, and help nobody.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
 
     from edgectl.output import emit, emit_json, progress_bar, say
     from edgectl.splitting.plot import plot_study, require_matplotlib

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from edgectl.commands.rl_collect import collect
+from edgectl.one_thread import use_one_thread
 
 app = typer.Typer(no_args_is_help=True, help="Learn where to split a model as the radio changes.")
 
@@ -24,13 +25,6 @@ QualityFile = Annotated[
 @app.callback()
 def _group() -> None:
     """Learn where to split a model as the radio changes."""
-
-
-def _one_thread() -> None:
-    """Before NumPy is loaded: its threads wait for each other longer than matrices of this size take."""
-    import os
-
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @contextmanager
@@ -61,7 +55,7 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
     """Fit a network to measured perplexities and judge it on points it has not seen."""
-    _one_thread()
+    use_one_thread()
     from edgectl.learning.surrogate_report import describe_fit, fit_as_json, fit_best, write_surrogate
     from edgectl.output import emit_json, progress_bar, show
 
@@ -106,7 +100,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
     """Train a policy that moves the split of a model as the radio changes."""
-    _one_thread()
+    use_one_thread()
     from edgectl.learning.run import check_name, write_run
     from edgectl.learning.training import TrainRequest, describe_training, train_best, training_as_json
     from edgectl.output import emit_json, progress_bar, say, show
@@ -138,7 +132,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
     """Hold policies against random moves, the best static split, a table look-up and dynamic programming."""
-    _one_thread()
+    use_one_thread()
     from edgectl.learning.comparison import compare, comparison_as_json, describe_comparison
     from edgectl.learning.training import contestants
     from edgectl.output import emit_json, show

@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol, cast
 
 from agent.errors import ConfigError
 from edgectl.failures import ExitCode
+from edgectl.one_thread import ONE_THREAD
 from edgectl.output import CommandFailure
 from edgectl.splitting.runs import RunResult, RunSpec, RunStore, result_from_json
 
@@ -120,7 +121,7 @@ class _Pool:
         """A new process for this run. Raises ConfigError for a folder that cannot be written."""
         log = self._folder / f"process-{len(self._processes)}.log"
         # One thread each: two processes that spin on the same processors take four times as long.
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = os.environ | dict(ONE_THREAD)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with log.open("wb") as stderr:
