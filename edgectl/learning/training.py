@@ -27,7 +27,7 @@ from rl.rollout import Decide, Starts, at_random, play
 
 if TYPE_CHECKING:
     from edgectl.learning.worlds import World
-    from rl.train import TrainSettings
+    from rl.train_settings import TrainSettings
 
 VALUED_SEED = 20240602
 """Of the starts that runs are chosen by."""
@@ -99,7 +99,7 @@ def train_best(request: TrainRequest, progress: Callable[[int, int], None]) -> T
 
 
 def _settings(request: TrainRequest, seed: int) -> TrainSettings:
-    from rl.train import TUNED, TrainSettings
+    from rl.train_settings import TUNED, TrainSettings
 
     if request.learner == "ppo" and request.settings == "tuned":
         return replace(TUNED, steps=request.steps, seed=seed)

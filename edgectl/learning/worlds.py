@@ -15,7 +15,7 @@ from rl.surrogate import BadSurrogate, Surrogate, parse_surrogate
 
 if TYPE_CHECKING:
     from rl.harder_world import HarderWorld
-    from rl.train import TrainSettings
+    from rl.train_settings import TrainSettings
 
     World = AuthorsWorld | ChannelWorld | HarderWorld
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from agent.errors import ConfigError
+from rl.train_settings import TUNED, Algorithm, TrainSettings
 
-Algorithm = Literal["ppo", "a2c", "dqn"]
 World = Literal["authors", "model", "harder"]
 """The authors' surface with their drift of p; the model's own table on a channel of equation 3; the same with costs of
 moving, latency and energy."""
@@ -41,7 +41,7 @@ class RunSpec:
     clip_range: float | None = None
     gae_lambda: float | None = None
     tuned: bool = False
-    """By the settings that we found to be better than the authors' (`rl.train.TUNED`); the fields above still count."""
+    """By our settings (`rl.train_settings.TUNED`) in place of the authors'; the fields above still count."""
     rollout: int | None = None
     """Steps between PPO's updates; None: 400."""
     history: int = 1
@@ -95,14 +95,17 @@ class RunResult:
 
 
 class RunStore:
-    """Results by run, one file each, under the digest of the run and of what it was trained on."""
+    """Results by run, one file each, under the digest of the run, of what it was trained on, and of our settings where
+    it is trained by them: when these change, those runs alone are made again. The authors' do not change."""
 
-    def __init__(self, folder: Path, inputs_digest: str) -> None:
+    def __init__(self, folder: Path, inputs_digest: str, tuned: TrainSettings = TUNED) -> None:
         self.folder = folder
         self._inputs_digest = inputs_digest
+        self._tuned = asdict(tuned)
 
     def path_of(self, spec: RunSpec) -> Path:
-        text = json.dumps([self._inputs_digest, asdict(spec)], sort_keys=True)
+        ours = [self._tuned] if spec.tuned else []
+        text = json.dumps([self._inputs_digest, asdict(spec), *ours], sort_keys=True)
         name = f"{spec.algorithm}-{spec.world}-{spec.case}{spec.actions}-{spec.seed}"
         return self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 

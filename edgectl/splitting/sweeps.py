@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgectl.splitting.runs import Algorithm, Case, Reward, RunSpec, World
+from edgectl.splitting.runs import Case, Reward, RunSpec, World
+from rl.train_settings import Algorithm
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 BATCH_SIZES = (25, 50, 100, 200)

@@ -20,7 +20,7 @@ from edgectl.splitting.worlds import Inputs, true_world, world_of
 if TYPE_CHECKING:
     from rl.rollout import Decide, Played, Starts
     from rl.split_world import SplitWorld
-    from rl.train import TrainSettings
+    from rl.train_settings import TrainSettings
 
 STARTS_SEED = 20240602
 """Of the starts that every policy is valued from."""
@@ -99,7 +99,7 @@ def valued(world: SplitWorld, decide: Decide, starts: Starts) -> RunResult:
 
 def settings_of(spec: RunSpec) -> TrainSettings:
     """How a run is trained: the authors' settings, or the tuned ones, but for what it says."""
-    from rl.train import TUNED, TrainSettings
+    from rl.train_settings import TUNED, TrainSettings
 
     settings = TUNED if spec.tuned else TrainSettings()
     settings = replace(settings, algorithm=spec.algorithm, steps=spec.steps, seed=spec.seed)

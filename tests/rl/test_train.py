@@ -17,17 +17,8 @@ from rl.evaluate import by_network
 from rl.rollout import Starts, at_random, play
 from rl.split_env import SplitVecEnv
 from rl.split_world import ACTIONS_3, AuthorsWorld
-from rl.train import (
-    AUTHORS,
-    AUTHORS_TRUE_PPL,
-    Algorithm,
-    TrainSettings,
-    _Centred,
-    batch_of,
-    environments,
-    policy_layers,
-    train,
-)
+from rl.train import _Centred, batch_of, environments, policy_layers, train
+from rl.train_settings import Algorithm, TrainSettings
 
 SHORT = TrainSettings(steps=400, rollout=200)
 
@@ -134,27 +125,3 @@ def test_threads_are_left_as_they_were() -> None:
     before = torch.get_num_threads()
     train(world(), TrainSettings(steps=10))
     assert torch.get_num_threads() == before
-
-
-def test_defaults_are_the_authors() -> None:
-    assert (AUTHORS.steps, AUTHORS.rollout, AUTHORS.epochs, AUTHORS.gamma, AUTHORS.clip_range) == (
-        *(240_000, 400, 10),
-        *(0.99, 0.2),
-    )
-    assert (AUTHORS_TRUE_PPL.steps, AUTHORS_TRUE_PPL.rollout, AUTHORS_TRUE_PPL.batch_size) == (6_000, 100, 25)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"steps": 0}, "steps 0"),
-        ({"learning_rate": -1.0}, "learning rates"),
-        ({"learning_rate": float("nan")}, "learning rates"),
-        ({"gae_lambda": 1.1}, "gae_lambda 1.1"),
-        ({"clip_range": float("nan")}, "clip_range nan"),
-        ({"batch_size": 1}, "batch_size 1"),
-    ],
-)
-def test_settings_that_cannot_be_are_named(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        TrainSettings(**change)

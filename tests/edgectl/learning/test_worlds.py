@@ -23,7 +23,7 @@ from rl.rollout import Starts, at_random, play
 from rl.split_world import ACTIONS_5
 from rl.surrogate import BadSurrogate, dump_surrogate
 from rl.surrogate_fit import SMOOTH_GAIN, fit, points_of
-from rl.train import TrainSettings
+from rl.train_settings import TrainSettings
 from tests.fakes.quality_tables import known_table
 from tests.fakes.small_policy import small_card
 

@@ -9,6 +9,7 @@ import pytest
 
 from agent.errors import ConfigError
 from edgectl.splitting.runs import RunResult, RunSpec, RunStore, result_from_json, spec_from_json, write_whole
+from rl.train_settings import TrainSettings
 
 RESULT = RunResult(
     curve=((400, 1.5), (800, 2.5)),
@@ -55,6 +56,16 @@ def test_every_field_and_every_input_makes_another_run(tmp_path: Path) -> None:
     paths |= {store.path_of(replace(RunSpec(), **{name: value})) for name, value in OTHER_VALUES.items()}
     assert len(paths) == len(OTHER_VALUES) + 2
     assert len({replace(RunSpec(), **{name: value}).title for name, value in OTHER_VALUES.items()}) > 10
+
+
+def test_new_settings_of_ours_make_the_runs_by_them_again_and_no_others(tmp_path: Path) -> None:
+    before, after = (RunStore(tmp_path, "digest", TrainSettings(gamma=gamma)) for gamma in (1.0, 0.8))
+    tuned = RunSpec(tuned=True)
+    before.put(tuned, RESULT)
+    before.put(RunSpec(), RESULT)
+    assert (after.get(tuned), after.get(RunSpec())) == (None, RESULT)
+    # What studies have kept since the beginning.
+    assert after.path_of(RunSpec()).name == "ppo-authors-A9-0-593bd7cf27c38547.json"
 
 
 @pytest.mark.parametrize("kept", ["", "{", "[]", "{}", '{"curve": 1, "returns": [], "mean": 1}', '{"curve": []}'])

@@ -12,7 +12,7 @@ import pytest
 
 from edgectl.splitting.runs import RunResult, RunSpec, result_from_json
 from edgectl.splitting.trainer import main, peak_memory_bytes, reset_peak_memory, settings_of
-from rl.train import TUNED
+from rl.train_settings import TUNED
 from tests.fakes.canned_evidence import SPLITS, write_inputs
 
 STARTS = {"authors": 400, "model": 400, "harder": 40}
