@@ -18,9 +18,10 @@ from edgectl.adaptive.decision import Price
 from edgectl.adaptive.mismatch import differences
 from edgectl.adaptive.quality_lookup import QualityLookup
 from edgectl.adaptive.replanner import Replanner
+from edgectl.quality.table_file import named, read_table_of
 from planner.channel import Channel
 from rl.controller import Controller, Observation, Proposal
-from rl.quality import MAX_CHARACTERS, BadQualityTable, QualityTable
+from rl.quality import BadQualityTable, QualityTable
 from rl.reward import RewardWeights
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def load_chooser(path: Path, kind: ControllerName | None, model: SubjectModel) -
         raise ConfigError(f"--controller policy: {path} is no {POLICY_SUFFIX} file; `edgectl rl train` makes one")
     if is_policy:
         return warmed(_of_policy(path, kind, model))
-    return warmed(_of_table(_read_table(path, model), kind or "table", RewardWeights(), model, str(path)))
+    table = read_table_of(path, model.name, model.digest, model.num_layers)
+    return warmed(_of_table(table, kind or "table", RewardWeights(), model, str(path)))
 
 
 def _of_policy(path: Path, kind: ControllerName | None, model: SubjectModel) -> Chooser:
@@ -182,25 +184,5 @@ def _table_of(policy: SplitPolicy, path: Path, model: SubjectModel) -> QualityTa
         table = QualityTable.from_json(policy.card.quality)
         table.check_model(model.name, model.digest, model.num_layers)
     except BadQualityTable as problem:
-        raise _placed(path, problem) from problem
+        raise named(path, problem) from problem
     return table
-
-
-def _read_table(path: Path, model: SubjectModel) -> QualityTable:
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MAX_CHARACTERS + 1)
-    except OSError as problem:
-        raise BadQualityTable(str(path), problem.strerror or str(problem)) from problem
-    except UnicodeDecodeError as problem:
-        raise BadQualityTable(str(path), f"neither a policy ({POLICY_SUFFIX}) nor UTF-8 text") from problem
-    try:
-        table = QualityTable.from_json(text)
-        table.check_model(model.name, model.digest, model.num_layers)
-    except BadQualityTable as problem:
-        raise _placed(path, problem) from problem
-    return table
-
-
-def _placed(path: Path, problem: BadQualityTable) -> BadQualityTable:
-    return BadQualityTable(str(path), str(problem).removeprefix("quality table: "))

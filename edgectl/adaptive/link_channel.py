@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import ConfigError
+from edgectl.adaptive.trace_file import read_trace
 from planner.channel import (
     MAX_COHERENCE_TOKENS,
     MAX_PACKET_BYTES,
@@ -23,7 +24,7 @@ from planner.channel import (
     Granularity,
     Protection,
 )
-from rl.trace import MAX_CHARACTERS, BadTrace, parse_trace
+from rl.trace import BadTrace
 
 FADING_STATES = 2048
 """Of a fading that is drawn here: a context that long meets no state twice, and a message about it has 200 KB."""
@@ -88,7 +89,7 @@ def read_channel(keys: ChannelKeys, where: str) -> Channel | None:
     """
     _check(keys, where)
     if keys.channel:
-        channel = _read_trace(Path(keys.channel), f"{where}.channel")
+        channel = _recorded(Path(keys.channel), f"{where}.channel")
     else:
         channel = _drawn(keys)
         if channel.is_clean:
@@ -131,14 +132,11 @@ def _drawn(keys: ChannelKeys) -> Channel:
     )
 
 
-def _read_trace(path: Path, where: str) -> Channel:
+def _recorded(path: Path, where: str) -> Channel:
     try:
-        with path.open(encoding="utf-8") as file:
-            return parse_trace(file.read(MAX_CHARACTERS + 1))
-    except OSError as problem:
-        raise ConfigError(f"{where}: {path}: {problem.strerror}") from problem
-    except (BadTrace, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{where}: {path}: {problem}") from problem
+        return read_trace(path)
+    except BadTrace as problem:
+        raise ConfigError(f"{where}: {problem}") from problem
 
 
 def _check(keys: ChannelKeys, where: str) -> None:

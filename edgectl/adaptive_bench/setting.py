@@ -13,6 +13,7 @@ from edgectl.adaptive_bench.score import Offline
 from edgectl.links_config import parse_rate
 from edgectl.model_source import describe_model, locate_model
 from edgectl.planning import ServedModel, ServingOptions
+from edgectl.quality.table_file import read_table_of
 from edgectl.quality.text_windows import WINDOW_TOKENS, read_text, windows_of
 from planner.channel import Channel
 from rl.arrays import IntArray
@@ -48,7 +49,7 @@ def fulfil(wish: Wish, directory: Path, say: Say) -> Comparison:
     _check_rate(wish.rate)
     located = locate_model(wish.model)
     model = describe_model(located)
-    table = read_table(wish.quality, model)
+    table = table_of(wish.quality, model)
     weights = _weights(wish.policy, model)
     channel = wish.channel
     if wish.conceals_as_table:
@@ -89,17 +90,12 @@ def text_end(directory: Path, model: ServedModel, count: int, window: int) -> In
     return windows[-count:]
 
 
-def read_table(path: Path, model: ServedModel) -> QualityTable:
+def table_of(path: Path, model: ServedModel) -> QualityTable:
     """A quality table of this model. Raises ConfigError naming the file and what is wrong with it."""
     try:
-        table = QualityTable.from_json(path.read_text(encoding="utf-8"))
-        table.check_model(model.name, model.digest, model.spec.num_layers)
-    except OSError as problem:
-        raise ConfigError(f"--quality {path}: {problem.strerror}") from problem
-    except UnicodeDecodeError as problem:
-        raise ConfigError(f"--quality {path}: no UTF-8 at byte {problem.start}") from problem
+        table = read_table_of(path, model.name, model.digest, model.spec.num_layers)
     except BadQualityTable as problem:
-        raise ConfigError(f"--quality {path}: {problem}") from problem
+        raise ConfigError(f"--quality {str(problem).removeprefix('quality table: ')}") from problem
     if table.splits[-1] >= model.spec.num_layers:
         raise ConfigError(f"--quality {path}: split {table.splits[-1]} leaves the edge no layer of {model.name}")
     return table

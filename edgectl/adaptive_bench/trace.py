@@ -8,9 +8,6 @@ from pathlib import Path
 from agent.errors import ConfigError
 from planner.channel import MAX_STATES, Channel, ChannelState, Concealment, Granularity
 
-MAX_TRACE_BYTES = 16 << 20
-"""More than a trace of the most states takes."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
@@ -58,20 +55,12 @@ def walking_channel(walk: Walk) -> Channel:
         raise ConfigError(f"a walk from m {walk.start_m} with sigma {walk.sigma}: {problem}") from problem
 
 
-def read_trace(path: Path) -> Channel:
+def recorded_channel(path: Path) -> Channel:
     """A recorded channel. Raises ConfigError naming the file and what is wrong with it."""
-    from rl.trace import BadTrace, parse_trace
+    from edgectl.adaptive.trace_file import read_trace
+    from rl.trace import BadTrace
 
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TRACE_BYTES + 1)
-    except OSError as problem:
-        raise ConfigError(f"--trace {path}: {problem.strerror}") from problem
-    if len(data) > MAX_TRACE_BYTES:
-        raise ConfigError(f"--trace {path}: more than {MAX_TRACE_BYTES >> 20} MiB; no trace is as long")
-    try:
-        return parse_trace(data.decode("utf-8"))
-    except UnicodeDecodeError as problem:
-        raise ConfigError(f"--trace {path}: no UTF-8 at byte {problem.start}") from problem
+        return read_trace(path)
     except BadTrace as problem:
-        raise ConfigError(f"--trace {path}: {problem}") from problem
+        raise ConfigError(f"--trace {str(problem).removeprefix('channel trace: ')}") from problem

@@ -54,7 +54,7 @@ def bench_adaptive(
     offline, which must give the same tokens, and scored on WikiText-2.
     """
     from edgectl.adaptive_bench.setting import PROMPT_TOKENS, Wish
-    from edgectl.adaptive_bench.trace import Walk, read_trace, walking_channel
+    from edgectl.adaptive_bench.trace import Walk, recorded_channel, walking_channel
     from edgectl.planning import ServingOptions
 
     walk = Walk(
@@ -70,7 +70,7 @@ def bench_adaptive(
     wish = Wish(
         model=model,
         quality=quality,
-        channel=walking_channel(walk) if trace is None else read_trace(trace),
+        channel=walking_channel(walk) if trace is None else recorded_channel(trace),
         conceals_as_table=trace is None and mitigation is None,
         tokens=tokens,
         policy=policy,

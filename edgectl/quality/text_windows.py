@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import ConfigError
+from edgectl.given_file import UnreadableFile, read_given
 from edgectl.tokenizer import load_tokenizer
 
 WINDOW_TOKENS = 256
@@ -46,16 +47,9 @@ def read_text(path: Path | None, default: Path = TEST_TEXT) -> str:
         )
     path = path or default
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TEXT_BYTES + 1)
-    except OSError as problem:
-        raise ConfigError(f"--text {path}: {problem.strerror}") from problem
-    if len(data) > MAX_TEXT_BYTES:
-        raise ConfigError(f"--text {path}: more than {MAX_TEXT_BYTES >> 20} MiB; cut what is needed out of it")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as problem:
-        raise ConfigError(f"--text {path}: no UTF-8 at byte {problem.start}") from problem
+        text = read_given(path, MAX_TEXT_BYTES)
+    except UnreadableFile as problem:
+        raise ConfigError(f"--text {path}: {problem}") from problem
     if not text.strip():
         raise ConfigError(f"--text {path}: the file is empty")
     return text

@@ -121,7 +121,7 @@ def test_a_table_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
         ("policy.onnx", b"", "policy.onnx: "),
         ("policy.onnx", b"\x08\x01nonsense" * 9, "policy.onnx: "),
         ("quality.json", None, "quality.json: No such file"),
-        ("quality.json", b"\xff\xfe", "quality.json: neither a policy"),
+        ("quality.json", b"\xff\xfe", "quality.json: no UTF-8 at byte 0"),
         ("quality.json", b"{}", "quality.json: "),
         ("quality.json", b"[1, 2]", "quality.json: "),
         ("quality.json", b"", "quality.json: "),

@@ -14,7 +14,7 @@ from edgectl.adaptive_bench.bench import Comparison, Entrants, compare
 from edgectl.adaptive_bench.damage_replay import replay
 from edgectl.adaptive_bench.run import Contender, LiveRun, Trial, recorded
 from edgectl.adaptive_bench.score import Offline
-from edgectl.adaptive_bench.setting import PROMPT_TOKENS, Wish, fulfil, read_table, text_end
+from edgectl.adaptive_bench.setting import PROMPT_TOKENS, Wish, fulfil, table_of, text_end
 from edgectl.model_source import describe_model, locate_model
 from edgectl.planning import ServedModel
 from edgectl.quality.text_windows import read_text, windows_of
@@ -109,20 +109,20 @@ def test_a_policy_that_is_none_is_refused_before_anything_is_loaded(quality: Pat
 
 
 def test_a_table_of_another_model_is_refused_by_name(model: ServedModel, table: QualityTable, quality: Path) -> None:
-    assert read_table(quality, model) == table
+    assert table_of(quality, model) == table
     quality.write_text(replace(table, digest="0" * 64).to_json())
     with pytest.raises(ConfigError, match="measured on wiki-32l 000000000000"):
-        read_table(quality, model)
+        table_of(quality, model)
     quality.write_text(replace(table, num_layers=24).to_json())
     with pytest.raises(ConfigError, match="num_layers"):
-        read_table(quality, model)
+        table_of(quality, model)
 
 
 def test_a_split_behind_the_last_layer_is_refused(model: ServedModel, table: QualityTable, quality: Path) -> None:
     records = tuple(replace(record, split=32) if record.split == 16 else record for record in table.records)
     quality.write_text(replace(table, records=records).to_json())
     with pytest.raises(ConfigError, match="split 32 leaves the edge no layer"):
-        read_table(quality, model)
+        table_of(quality, model)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,6 @@ def test_a_split_behind_the_last_layer_is_refused(model: ServedModel, table: Qua
 def test_what_is_no_table_is_refused(model: ServedModel, tmp_path: Path, data: bytes, words: str) -> None:
     (tmp_path / "table.json").write_bytes(data)
     with pytest.raises(ConfigError, match=words):
-        read_table(tmp_path / "table.json", model)
+        table_of(tmp_path / "table.json", model)
     with pytest.raises(ConfigError, match="No such file"):
-        read_table(tmp_path / "absent.json", model)
+        table_of(tmp_path / "absent.json", model)

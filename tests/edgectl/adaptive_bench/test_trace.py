@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigError
-from edgectl.adaptive_bench.trace import MAX_TRACE_BYTES, Walk, read_trace, walking_channel
+from edgectl.adaptive_bench.trace import Walk, recorded_channel, walking_channel
 from planner.channel import Channel, ChannelState
 from rl.channel import loss_probability
-from rl.trace import dump_trace
+from rl.trace import MAX_CHARACTERS, dump_trace
 
 
 def test_the_same_walk_gives_the_same_channel_and_another_seed_another() -> None:
@@ -61,7 +61,7 @@ def test_what_is_no_walk_is_refused(walk: Walk) -> None:
 def test_a_recorded_channel_is_read_as_it_was(tmp_path: Path) -> None:
     channel = Channel((ChannelState(loss=0.1, m=1.5), ChannelState(sigma=2.0)), seed=7, coherence_tokens=3)
     (tmp_path / "trace.json").write_text(dump_trace(channel))
-    assert read_trace(tmp_path / "trace.json") == channel
+    assert recorded_channel(tmp_path / "trace.json") == channel
 
 
 @pytest.mark.parametrize(
@@ -71,16 +71,16 @@ def test_a_recorded_channel_is_read_as_it_was(tmp_path: Path) -> None:
         (b"{}", "schema"),
         (b"\xff\xfe", "no UTF-8 at byte 0"),
         (b'{"schema": 1, "states": [{"loss": 2}]}', "no probability"),
-        (b" " * (MAX_TRACE_BYTES + 1), "more than 16 MiB"),
+        (b" " * (MAX_CHARACTERS + 1), "more than .* MiB"),
     ],
 )
 def test_what_is_no_trace_is_refused_by_name(tmp_path: Path, data: bytes, reason: str) -> None:
     (tmp_path / "trace.json").write_bytes(data)
     with pytest.raises(ConfigError, match=reason) as refused:
-        read_trace(tmp_path / "trace.json")
+        recorded_channel(tmp_path / "trace.json")
     assert "trace.json" in str(refused.value)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
-        read_trace(tmp_path / "absent.json")
+        recorded_channel(tmp_path / "absent.json")
