@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from agent.errors import ConfigError
+from edgectl.given_file import UnreadableFile, read_given
 from rl.dense import Dense, as_lists, from_lists
 from rl.evaluate import by_network, by_scores
 from rl.policy_card import BadPolicy, PolicyCard, dump_card, parse_card
@@ -76,14 +77,8 @@ def parse_run(text: str) -> PolicyRun:
 def load_run(path: Path) -> PolicyRun:
     """Raises BadPolicy naming the file."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise BadPolicy(f"{path}: more than {MOST_BYTES} bytes")
-        return parse_run(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise BadPolicy(f"{path}: {problem.strerror}") from problem
-    except UnicodeDecodeError as problem:
-        raise BadPolicy(f"{path}: no UTF-8 text; a run ends in {RUN_SUFFIX}") from problem
-    except BadPolicy as problem:
+        return parse_run(read_given(path, MOST_BYTES))
+    except (BadPolicy, UnreadableFile) as problem:
         raise BadPolicy(f"{path}: {problem}") from problem
 
 

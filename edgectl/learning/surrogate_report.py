@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from agent.errors import ConfigError
-from edgectl.learning.worlds import load_table, surface_of
+from edgectl.learning.worlds import surface_of
 from edgectl.output import say, table
+from edgectl.quality.table_file import read_table
 from rl.authors_table import SPLITS
 from rl.surrogate import BadSurrogate, Surrogate, dump_surrogate, scores_as_dict
 from rl.surrogate_fit import CANDIDATES, Points, Validation, cross_validate, fit, points_of
@@ -33,7 +34,7 @@ class Fitted:
 
 def fit_best(quality: Path | None, kind: str, folds: int, seed: int, progress: Callable[[int, int], None]) -> Fitted:
     """Raises BadQualityTable and BadSurrogate."""
-    points = published_points() if quality is None else points_of(load_table(quality))
+    points = published_points() if quality is None else points_of(read_table(quality))
     wanted = [
         each
         for each in CANDIDATES

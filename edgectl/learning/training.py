@@ -15,11 +15,11 @@ from edgectl.learning.worlds import (
     Surface,
     card_of,
     load_surrogate,
-    load_table,
     surface_of,
     world_of,
     world_of_card,
 )
+from edgectl.quality.table_file import read_table
 from rl.evaluate import STARTS, Interval, by_network
 from rl.policy_card import BadPolicy, PolicyCard, WorldName
 from rl.reward import RewardWeights
@@ -71,7 +71,7 @@ def train_best(request: TrainRequest, progress: Callable[[int, int], None]) -> T
     """
     from rl.train import train
 
-    surface = surface_of(None if request.quality is None else load_table(request.quality))
+    surface = surface_of(None if request.quality is None else read_table(request.quality))
     learned = None if request.surrogate is None else load_surrogate(request.surrogate, surface)
     if request.actions not in ACTIONS:
         raise BadPolicy(f"policy: {request.actions} actions; {', '.join(map(str, ACTIONS))} are possible")
@@ -154,7 +154,7 @@ def contestants(paths: list[Path], quality: Path | None) -> tuple[Surface, World
     loaded = [(path, *load_decider(path)) for path in paths]
     cards = [card for _, card, _ in loaded]
     if quality is not None:
-        text = load_table(quality).to_json()
+        text = read_table(quality).to_json()
         cards = [replace(card, quality=text).checked() for card in cards]
     surface, world = world_of_card(cards[0])
     if quality is not None:
@@ -169,7 +169,7 @@ def contestants(paths: list[Path], quality: Path | None) -> tuple[Surface, World
 
 def with_table(run: PolicyRun, quality: Path) -> PolicyRun:
     """The run with a table to carry. Raises BadQualityTable, and BadPolicy for one of other splits or another model."""
-    table = load_table(quality)
+    table = read_table(quality)
     surface = surface_of(table)
     _require_table(run.card, surface)
     return replace(run, card=replace(run.card, quality=table.to_json()))

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgectl.given_file import UnreadableFile, read_given
 from rl.authors_table import NUM_LAYERS, SPLITS, authors_gain
 from rl.policy_card import BadPolicy, Feature, PolicyCard, WorldName
 from rl.quality import BadQualityTable, Gain, QualityTable
 from rl.reward import RewardWeights
 from rl.split_world import ACTIONS_3, ACTIONS_5, ACTIONS_9, AuthorsWorld, ChannelWorld
-from rl.surrogate import BadSurrogate, Surrogate, parse_surrogate
+from rl.surrogate import MOST_CHARACTERS, BadSurrogate, Surrogate, parse_surrogate
 
 if TYPE_CHECKING:
     from rl.harder_world import HarderWorld
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 ACTIONS = {3: ACTIONS_3, 5: ACTIONS_5, 9: ACTIONS_9}
 PUBLISHED = "Llama-2-7B, published surface"
 """In place of a model's name, where no table is given."""
-MOST_CHARACTERS = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -108,33 +108,11 @@ def world_of_card(card: PolicyCard) -> tuple[Surface, World]:
     return surface, world_of(surface, card.world, card.moves, card.weights)
 
 
-def load_table(path: Path) -> QualityTable:
-    """Raises BadQualityTable naming the file."""
-    try:
-        return QualityTable.from_json(read_text(path))
-    except BadQualityTable as problem:
-        raise BadQualityTable(str(path), str(problem).removeprefix("quality table: ")) from problem
-    except (OSError, UnicodeDecodeError) as problem:
-        raise BadQualityTable(str(path), _reason(problem)) from problem
-
-
 def load_surrogate(path: Path, surface: Surface) -> Surrogate:
     """One of the surface's model. Raises BadSurrogate naming the file."""
     try:
-        found = parse_surrogate(read_text(path))
+        found = parse_surrogate(read_given(path, MOST_CHARACTERS))
         found.check_model(surface.model, surface.digest, surface.num_layers)
-    except BadSurrogate as problem:
+    except (BadSurrogate, UnreadableFile) as problem:
         raise BadSurrogate(f"{path}: {problem}") from problem
-    except (OSError, UnicodeDecodeError) as problem:
-        raise BadSurrogate(f"{path}: {_reason(problem)}") from problem
     return found
-
-
-def read_text(path: Path) -> str:
-    """A file's first `MOST_CHARACTERS` and one. Raises OSError, UnicodeDecodeError."""
-    with path.open(encoding="utf-8") as file:
-        return file.read(MOST_CHARACTERS + 1)
-
-
-def _reason(problem: OSError | UnicodeDecodeError) -> str:
-    return (problem.strerror or str(problem)) if isinstance(problem, OSError) else "no UTF-8 text"

@@ -11,7 +11,6 @@ from edgectl.learning.worlds import (
     PUBLISHED,
     card_of,
     load_surrogate,
-    load_table,
     surface_of,
     world_of,
     world_of_card,
@@ -62,16 +61,12 @@ def test_a_policy_without_table_asks_for_one() -> None:
 def test_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     surface = surface_of(known_table())
-    with pytest.raises(BadQualityTable, match=r"x\.json: No such file"):
-        load_table(path)
     with pytest.raises(BadSurrogate, match=r"x\.json: No such file"):
         load_surrogate(path, surface)
     path.write_bytes(b"\xff")
-    with pytest.raises(BadQualityTable, match=r"x\.json: no UTF-8"):
-        load_table(path)
+    with pytest.raises(BadSurrogate, match=r"x\.json: no UTF-8"):
+        load_surrogate(path, surface)
     path.write_text("{}")
-    with pytest.raises(BadQualityTable, match=r"x\.json"):
-        load_table(path)
     with pytest.raises(BadSurrogate, match=r"x\.json"):
         load_surrogate(path, surface)
 
