@@ -87,8 +87,12 @@ oracle: $(VENV)/.installed-dev ## The exact planners against brute force and MIL
 bench: $(VENV)/.installed-dev ## Every benchmark into benchmarks/results (PEERS_PYTHON=… has onnxruntime-genai, llama-cpp-python and gguf)
 	@for bench in benchmarks/bench_*.py; do \
 		name=$${bench##*/bench_}; name=$${name%.py}; echo "== $$name"; \
-		peers=; if [ $$name = decode ]; then peers="$(if $(PEERS_PYTHON),--peers-python $(PEERS_PYTHON))"; fi; \
-		$(PY) $$bench --out benchmarks/results/$$name.json $$peers; \
+		case $$name in \
+			decode) more="$(if $(PEERS_PYTHON),--peers-python $(PEERS_PYTHON))";; \
+			mitigation) more=--again;; \
+			*) more=;; \
+		esac; \
+		$(PY) $$bench --out benchmarks/results/$$name.json $$more; \
 	done
 
 wheel: $(VENV)/.installed-dev ## sdist and wheel in dist/

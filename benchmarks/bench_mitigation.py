@@ -3,9 +3,10 @@
     python benchmarks/bench_mitigation.py --out benchmarks/results/mitigation.json
 
 WikiText-2's test text in windows of 256 tokens; calibrated on its validation text; mean and 95 % interval over seeds.
-Rows that --out has already are kept, so that an interrupted run goes on; --splits and --granularity do a part. Packets
-have 64 bytes, since a token of this model (512 bytes in fp16) would fit into one of Ethernet's. "Sent k times" is every
-element k times with losses that are independent: what comes is lost with probability loss^k.
+Rows that --out has already are kept, so that an interrupted run goes on; with --again all are measured anew. --splits
+and --granularity do a part. Packets have 64 bytes: a token of this model (512 bytes in fp16) would fit into one of
+Ethernet's. "Sent k times" is every element k times with losses that are independent: what comes is lost with
+probability loss^k.
 """
 
 from __future__ import annotations
@@ -216,8 +217,9 @@ def main() -> None:
     parser.add_argument("--splits", type=int, nargs="+", choices=SPLITS, default=list(SPLITS))
     parser.add_argument("--granularity", nargs="+", choices=get_args(Granularity), default=list(get_args(Granularity)))
     parser.add_argument("--seconds", type=float, default=np.inf, help="Stop after this; the next run goes on.")
+    parser.add_argument("--again", action="store_true", help="Measure what --out has already, too.")
     options = parser.parse_args()
-    kept = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
+    kept = json.loads(options.out.read_text()) if options.out and options.out.exists() and not options.again else {}
     rows: list[dict[str, object]] = kept.get("rows", []) if kept.get("tokens") == options.tokens else []
     done = {(row["split"], row["loss"], row["granularity"], row["mitigation"]) for row in rows}
     bench, started_s = Bench(load(options.threads), options.tokens), time.monotonic()
