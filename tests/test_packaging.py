@@ -29,11 +29,15 @@ SKIPPED_ON_COPY = shutil.ignore_patterns(
 pytestmark = pytest.mark.timeout(300)
 
 
-def run(*command: str | Path, cwd: Path, **extra: str) -> str:
+def ended(*command: str | Path, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "EDGE_NATIVE"}} | extra
-    done = subprocess.run(
+    return subprocess.run(
         [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
     )
+
+
+def run(*command: str | Path, cwd: Path, **extra: str) -> str:
+    done = ended(*command, cwd=cwd, **extra)
     assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
     return done.stdout
 
@@ -81,6 +85,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
+    modules = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert "agent/compute/_native.pyi" in names
     assert any(name.endswith("/LICENSE") for name in names)
@@ -103,6 +109,27 @@ def test_both_console_scripts_run(clean: Path, tmp_path: Path) -> None:
     assert version in run(clean / "bin" / "edgectl", "--version", cwd=tmp_path)
     assert version in run(clean / "bin" / "edge-agent", "--version", cwd=tmp_path)
     assert "run" in run(clean / "bin" / "edge-agent", "--help", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "way_out"),
+    [
+        (("eval", "ppl"), "lies in examples/text of a checkout only; name one with --text"),
+        (("eval", "calibrate"), "lies in examples/text of a checkout only; name one with --text"),
+        (("rl", "collect", "--out", "table.json"), "lies in examples/text of a checkout only; name one with --text"),
+        (("reproduce", "splitting"), "lies in examples/models of a checkout only; name one with --model"),
+    ],
+)
+def test_without_a_checkout_one_line_says_what_is_missing(
+    clean: Path, tmp_path: Path, command: tuple[str, ...], way_out: str
+) -> None:
+    """Texts and models of examples/ are not in the wheel."""
+    model = () if command[0] == "reproduce" else ("--model", ROOT / "examples" / "models" / "wiki-32l")
+    done = ended(clean / "bin" / "edgectl", *command, *model, cwd=tmp_path)
+    assert done.returncode != 0
+    assert way_out in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == 1
 
 
 def test_what_is_imported_is_the_wheel(clean: Path, tmp_path: Path) -> None:
@@ -131,7 +158,8 @@ def test_the_lists_of_packages_agree() -> None:
     """Everything pyproject.toml asks for is pinned, once per Python version."""
     project = msgspec.toml.decode((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["cpu"], *extras["serve"], *extras["dev"]]
+    wanted = [*project["dependencies"], *extras["cpu"], *extras["serve"], *extras["dev"], *extras["rl"]]
+    wanted.remove("edgectl[rl]")  # in `dev`: our own
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = [line.split(";")[0].split("==") for line in lines if line and not line.startswith("#")]
     assert all(len(pin) == 2 and "+" not in pin[1] for pin in pinned)

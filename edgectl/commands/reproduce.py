@@ -72,6 +72,7 @@ def splitting(
     use_one_thread()
     import json
 
+    from agent.errors import ConfigError
     from edgectl.output import emit, emit_json, progress_bar, say
     from edgectl.splitting.plot import plot_study, require_matplotlib
     from edgectl.splitting.report import report_markdown, study_as_json, summary_text
@@ -79,6 +80,8 @@ def splitting(
     from edgectl.splitting.study import StudySettings, run_study
 
     require_matplotlib()
+    if model == str(BUNDLED_MODEL) and not BUNDLED_MODEL.is_dir():
+        raise ConfigError(f"{BUNDLED_MODEL.name} lies in examples/models of a checkout only; name one with --model")
     settings = StudySettings(model=model, out=out, quick=quick, seeds=seeds, resume=resume, processes=processes)
     study = run_study(settings, progress_bar)
     pictures = plot_study(study.sections, out, picture)

@@ -23,8 +23,8 @@ Progress = Callable[[int, int], None]
 
 def calibration_subject(model: str, text: Path | None, tokens: int | None, window: int) -> Subject:
     """The model and the text it is calibrated on: by default no part of what perplexity is measured on."""
-    measured = MeasuredText(path=text or CALIBRATION_TEXT, tokens=tokens, window=window)
-    return find_subject(model, ModelKind(boundary="fp16"), measured)
+    measured = MeasuredText(path=text, tokens=tokens, window=window)
+    return find_subject(model, ModelKind(boundary="fp16"), measured, CALIBRATION_TEXT)
 
 
 def calibrate_model(

@@ -12,7 +12,7 @@ from agent.errors import ConfigError
 from edgectl.model_source import CACHE_DIR, LocatedModel, describe_model, locate_model
 from edgectl.planning import ServedModel
 from edgectl.quality.points import ModelKind
-from edgectl.quality.text_windows import WINDOW_TOKENS, TextWindows, read_text, windows_of
+from edgectl.quality.text_windows import TEST_TEXT, WINDOW_TOKENS, TextWindows, read_text, windows_of
 from planner.channel import Concealment
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class Subject:
         return self.text.tokens - len(self.text.windows)
 
 
-def find_subject(model: str, kind: ModelKind, text: MeasuredText) -> Subject:
+def find_subject(model: str, kind: ModelKind, text: MeasuredText, default_text: Path = TEST_TEXT) -> Subject:
     """Reads model and text. Raises ModelNotFound, BadCheckpoint, PlannerError, and ConfigError for the text."""
     located = locate_model(model)
-    written = read_text(text.path)
+    written = read_text(text.path, default_text)
     described = describe_model(located)
     if text.window > described.spec.max_positions:
         raise ConfigError(f"--window {text.window}: {located.name} has {described.spec.max_positions} positions")
