@@ -96,7 +96,7 @@ def place_of(device: str, opened: OpenMicroBatch, shape: ModelShape) -> Place:
         raise AgentError(f"route ends at layer {expected}, the model has {shape.num_layers}")
     place = Place(opened.stages, where[0])
     needed = _needed(place, opened.split_points)
-    if opened.split_points and not shape.kv_elements:
+    if opened.split_points and not 0 < shape.kv_elements <= codec.MAX_HIDDEN_SIZE:
         raise AgentError(f"{device}: keys and values of what is loaded here cannot change hands")
     if not any(resident.covers(needed) for resident in shape.resident):
         raise AgentError(f"{device}: layers {needed} are not resident")

@@ -37,6 +37,8 @@ MAX_REFUSAL_BYTES = 8192
 MAX_TOKENS_PER_ROW = 4096
 """Longest prefill chunk; the default is 128."""
 MAX_HIDDEN_SIZE = 65536
+MAX_SLICE_BYTES = 4 << 20
+"""Keys and values of one token of 16 rows at their widest, in fp32. To ask for them (TAKE) costs nothing."""
 MAX_LAYERS = 1024
 MAX_POSITION = 1 << 24
 MAX_GENERATION = (1 << 32) - 1
@@ -380,8 +382,7 @@ def _check_keys_and_values(frame: Frame) -> None:
     size = len(frame.payload)
     if frame.openings:
         raise FrameRefused(RefusalReason.ROW, f"openings in a {frame.kind.name}")
-    if frame.kind is FrameKind.HANDED and frame.codec is CodecId.NONE:
-        # Nothing came back, or only why not.
+    if frame.kind is FrameKind.HANDED and frame.codec is CodecId.NONE:  # Nothing came back, or only why not.
         if any(frame.shape):
             raise FrameRefused(RefusalReason.SHAPE, f"{frame.shape} in codec {frame.codec.name}")
         if size > MAX_REFUSAL_BYTES:
@@ -391,6 +392,8 @@ def _check_keys_and_values(frame: Frame) -> None:
         raise FrameRefused(RefusalReason.SHAPE, f"keys and values in codec {frame.codec.name}")
     if frame.shape[0] != len(frame.rows):
         raise FrameRefused(RefusalReason.SHAPE, f"{frame.shape} for {len(frame.rows)} rows")
+    if (asked := payload_bytes(frame.codec, frame.shape)) > MAX_SLICE_BYTES:
+        raise FrameRefused(RefusalReason.SHAPE, f"{asked} bytes of keys and values, at most {MAX_SLICE_BYTES}")
     if frame.kind is not FrameKind.TAKE:
         _check_hidden_states(frame)
     elif size or 0 in frame.shape:

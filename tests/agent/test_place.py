@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from agent.errors import AgentError
 from agent.place import MAX_CHUNK_BYTES, NOTHING_LOADED, ModelShape, SlotRanges, place_of
 from agent.wire.addresses import StageAddress
-from agent.wire.codec import MAX_EPOCH, MAX_MICRO_BATCH
+from agent.wire.codec import MAX_EPOCH, MAX_HIDDEN_SIZE, MAX_MICRO_BATCH
 from agent.wire.data_plane import DATA_LIMITS
 from agent.wire.messages import OpenMicroBatch
 from planner.types import LayerRange
@@ -91,8 +91,9 @@ def test_a_chunk_that_no_frame_could_carry_is_refused() -> None:
 def test_a_split_point_that_moves_needs_more_layers_on_both_sides(device: str, start: int, stop: int) -> None:
     opened = replace(opening(route(2, 4, 6)), split_points=(1, 3))
     assert place_of(device, opened, shape(start, stop)).split == 2
-    with pytest.raises(AgentError, match=f"{device}: keys and values of what is loaded here cannot"):
-        place_of(device, opened, shape(start, stop)._replace(kv_elements=0))
+    for elements in (0, MAX_HIDDEN_SIZE + 1):  # unknown, or a token of one layer fits no frame
+        with pytest.raises(AgentError, match=f"{device}: keys and values of what is loaded here cannot"):
+            place_of(device, opened, shape(start, stop)._replace(kv_elements=elements))
     for less in ((start + 1, stop), (start, stop - 1)):
         with pytest.raises(AgentError, match=rf"{device}: layers \[{start}, {stop}\) are not resident"):
             place_of(device, opened, shape(*less))

@@ -351,6 +351,8 @@ GIVE = replace(DECODE, kind=FrameKind.GIVE, openings=(), shape=(2, 3, 4), payloa
         ({"payload": bytes(47)}, RefusalReason.PAYLOAD),
         ({"kind": FrameKind.TAKE}, RefusalReason.SHAPE),
         ({"kind": FrameKind.TAKE, "shape": (2, 3, 0), "payload": b""}, RefusalReason.SHAPE),
+        ({"kind": FrameKind.TAKE, "shape": (2, 4096, 257), "payload": b""}, RefusalReason.SHAPE),
+        ({"shape": (2, 4096, 257), "payload": bytes(2 * 2 * 4096 * 257)}, RefusalReason.SHAPE),
         ({"kind": FrameKind.HANDED, "codec": CodecId.NONE}, RefusalReason.SHAPE),
         (
             {"kind": FrameKind.HANDED, "codec": CodecId.NONE, "shape": (0, 0, 0), "payload": bytes(8193)},
