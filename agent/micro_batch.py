@@ -19,7 +19,7 @@ from agent.place import ModelShape, Place
 from agent.token_loop import NextFrame, TokenLoop
 from agent.wire import codec
 from agent.wire.codec import CODEC_IDS, HANDING, CodecId, Frame, FrameKind, RowRef
-from agent.wire.hop import Incoming
+from agent.wire.hop import Incoming, Verdict
 from agent.wire.kept_frames import Answers, Outgoing
 from agent.wire.messages import Opening, OpenMicroBatch
 from planner.types import LayerRange
@@ -80,6 +80,19 @@ class MicroBatch:
     @property
     def is_solo(self) -> bool:
         return self.place.is_source and self.place.is_last
+
+    def accept(self, frame: Frame, now: float) -> Verdict:
+        """Enter a frame of the stage before. Raises FrameRefused, having changed nothing."""
+        assert self.incoming is not None
+        if frame.shape[1] > self.chunk and frame.kind not in HANDING:
+            # There is memory for what was agreed on, in the buffers and for the frames that are kept.
+            raise FrameRefused(RefusalReason.SHAPE, f"chunk of {frame.shape[1]} tokens, at most {self.chunk}")
+        if frame.answered > self.outgoing.last:
+            # The window of frames in flight moves with what is answered: a sender who lies would fill the queue.
+            raise FrameRefused(RefusalReason.GAP, f"step {frame.answered} cannot be answered, it is still here")
+        verdict = self.incoming.accept(frame, now)
+        self.outgoing.release(frame.answered)
+        return verdict
 
     def job_for_frame(self, frame: Frame, now: float) -> Job:
         """The run that an accepted frame asks for."""

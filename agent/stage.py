@@ -26,7 +26,7 @@ from agent.schedule import Schedule
 from agent.sessions import SessionState
 from agent.token_loop import TokenLoop
 from agent.wire import codec
-from agent.wire.codec import HANDING, Buffer, Frame, FrameKind
+from agent.wire.codec import Buffer, Frame, FrameKind
 from agent.wire.hop import Verdict
 from agent.wire.messages import (
     COORDINATOR_SILENCE_S,
@@ -176,12 +176,7 @@ class Stage:
         if micro_batch.incoming is None or device != micro_batch.place.previous.device:
             raise FrameRefused(RefusalReason.PEER, f"{device} is not the stage before {self._device}")
         micro_batch.previous_origin = origin
-        if frame.shape[1] > micro_batch.chunk and frame.kind not in HANDING:
-            # There is memory for what was agreed on, in the buffers and for the frames that are kept.
-            raise FrameRefused(RefusalReason.SHAPE, f"chunk of {frame.shape[1]} tokens, at most {micro_batch.chunk}")
-        verdict = micro_batch.incoming.accept(frame, now)
-        micro_batch.outgoing.release(frame.answered)
-        if verdict is Verdict.DUPLICATE:
+        if micro_batch.accept(frame, now) is Verdict.DUPLICATE:
             self._telemetry.add("duplicates_dropped")
             # The frame was sent again because a connection broke. If this is the last stage its answer may be lost too.
             kept = micro_batch.outgoing.find(frame.step) if micro_batch.place.is_last else None
@@ -296,6 +291,8 @@ class Stage:
             return self._break(micro_batch, job.step, refusal_of(outcome))
         if micro_batch.loop is not None and job.hands is Hands.WRITE:
             return moves.written(self._device, micro_batch, outcome, now)
+        if micro_batch.incoming is not None and job.hands is Hands.WRITE and not outcome.refused:
+            micro_batch.incoming.given(job.rows, job.layers, job.shape[1])
         frame = micro_batch.frame_after(job, outcome, now)
         micro_batch.outgoing.keep(frame, now)
         if micro_batch.loop is not None:

@@ -15,12 +15,13 @@ Everything that decides about order is in the two tables below; docs/protocol.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from agent.errors import FrameRefused, RefusalReason
 from agent.wire.codec import HANDING, CodecId, Frame, FrameKind, RowRef
 from agent.wire.ledger import Ledger
+from planner.types import LayerRange
 
 MAX_KEPT_FRAMES = 4
 """At most a decode frame, two prefill chunks and a slice of keys and values are in flight."""
@@ -197,7 +198,6 @@ class Incoming:
             self._check_passed_on(frame)
         elif frame.kind in HANDING:
             self._check_handing(frame)
-            self._advance_handing(frame)
         else:
             self._check_content(frame)
             self.rows.check(frame)
@@ -217,6 +217,12 @@ class Incoming:
     def layers_of(self, frame: Frame) -> tuple[int, int]:
         """First layer and end of the keys and values of an accepted GIVE or TAKE."""
         return frame.start_layer, frame.start_layer + frame.shape[2] // self._kv_elements
+
+    def given(self, rows: Sequence[RowRef], layers: LayerRange, tokens: int) -> None:
+        """Keys and values of a GIVE have been written. Of rows that have another session by now it is forgotten."""
+        for ref in rows:
+            if ref.generation == self.rows.generation(ref.row):
+                self._ledger.copied(ref.row, layers.start, layers.stop, ref.position + tokens)
 
     def _check_window(self, frame: Frame) -> None:
         """Frames in flight are bounded here, so that a peer cannot make this device keep more than it may."""
@@ -287,12 +293,6 @@ class Incoming:
                     f"{frame.kind.name} of row {ref.row} from position {ref.position} on: layers {start} to {stop - 1} "
                     f"have fewer than {needed} tokens here",
                 )
-
-    def _advance_handing(self, frame: Frame) -> None:
-        if frame.kind is FrameKind.GIVE:
-            start, stop = self.layers_of(frame)
-            for ref in frame.rows:
-                self._ledger.copied(ref.row, start, stop, ref.position + frame.shape[1])
 
     def _check_passed_on(self, frame: Frame) -> None:
         if not self._passes_on:

@@ -20,6 +20,7 @@ from agent.wire.hop import (
 )
 from agent.wire.kept_frames import Answers, Outgoing
 from agent.wire.messages import Opening, Sampling
+from planner.types import LayerRange
 from tests.fakes.fake_link import FakeLink
 
 EPOCH = 7
@@ -292,14 +293,23 @@ def handing(kind: FrameKind, step: int, layers: tuple[int, int], *rows: tuple[in
 GIVE, TAKE = FrameKind.GIVE, FrameKind.TAKE
 
 
+def give(receiver: Incoming, step: int, layers: tuple[int, int], row: tuple[int, int, int], tokens: int = 1) -> None:
+    """A slice that comes and is written."""
+    receiver.accept(handing(GIVE, step, layers, row, tokens=tokens), now=1.0)
+    receiver.given((RowRef(*row),), LayerRange(*layers), tokens)
+
+
 def test_a_row_is_cut_earlier_once_its_keys_and_values_are_here() -> None:
     receiver = behind_the_source()
     step = 2
     for layers, first, tokens in (((6, 7), 0, 3), ((6, 7), 2, 3), ((7, 8), 0, 4)):
-        receiver.accept(handing(GIVE, step, layers, (0, 3, first), tokens=tokens), now=1.0)
+        give(receiver, step, layers, (0, 3, first), tokens)
         step += 1
         assert refusal(receiver, replace(frame(step, (0, 3, 5)), start_layer=6)) is RefusalReason.LAYERS
     receiver.accept(handing(GIVE, step, (7, 8), (0, 3, 4)), now=1.0)
+    assert refusal(receiver, replace(frame(step + 1, (0, 3, 5)), start_layer=6)) is RefusalReason.LAYERS, "not written"
+    assert receiver.idle_position(0, 6) is None
+    receiver.given((RowRef(0, 3, 4),), LayerRange(7, 8), 1)
     receiver.accept(replace(frame(step + 1, (0, 3, 5)), start_layer=6), now=1.0)
     # Later layers are run from then on too, so that it may be cut where it was and be taken back.
     receiver.accept(handing(TAKE, step + 2, (6, 8), (0, 3, 0), tokens=6), now=1.0)
@@ -311,6 +321,7 @@ def test_what_was_of_a_session_before_is_nobodys() -> None:
     receiver = behind_the_source()
     receiver.accept(handing(GIVE, 2, (6, 8), (0, 3, 0), tokens=5), now=1.0)
     receiver.accept(frame(3, (0, 4, 0), tokens=3, opens=True), now=1.0)
+    receiver.given((RowRef(0, 3, 0),), LayerRange(6, 8), 5)
     assert refusal(receiver, replace(frame(4, (0, 4, 3)), start_layer=6)) is RefusalReason.LAYERS
     assert refusal(receiver, handing(GIVE, 4, (6, 8), (0, 3, 0), tokens=1)) is RefusalReason.GENERATION
     assert refusal(receiver, handing(TAKE, 4, (6, 8), (0, 4, 0), tokens=1)) is RefusalReason.LAYERS
