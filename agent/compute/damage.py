@@ -66,14 +66,16 @@ def damage(
     sent = hidden
     if len(copied):
         sent = np.concatenate([hidden, _copies(hidden[:, copied], channel)], axis=1)
-    _fade(sent, hidden.shape[1], spans, channel.seed, (layer, position))
-    if sent is not hidden:
-        hidden[...] = sent[:, : hidden.shape[1]]
-    for start, stop, state in spans:
-        if start and channel.concealment == "previous":
-            before = hidden[start - 1].copy()
-        if state.loss:
-            _lose(hidden[start:stop], sent[start:stop, hidden.shape[1] :], state, hop, position + start, before=before)
+    with np.errstate(over="ignore", invalid="ignore"):  # A channel may break numbers; that is a result.
+        _fade(sent, hidden.shape[1], spans, channel.seed, (layer, position))
+        if sent is not hidden:
+            hidden[...] = sent[:, : hidden.shape[1]]
+        for start, stop, state in spans:
+            if start and channel.concealment == "previous":
+                before = hidden[start - 1].copy()
+            if state.loss:
+                copies = sent[start:stop, hidden.shape[1] :]
+                _lose(hidden[start:stop], copies, state, hop, position + start, before=before)
 
 
 def runs(channel: Channel, position: int, tokens: int) -> Iterator[Span]:

@@ -76,8 +76,7 @@ def damaged_perplexity(
         hidden = kernels.unpack(payload, sent.codec, (1, tokens, executor.spec.hidden_size))
         if channel is not None:
             # A window is a session of its own: a slot where no token was before.
-            with np.errstate(over="ignore", invalid="ignore"):  # A channel may break numbers; that is a result.
-                receiver.damage(hidden[0], channel, sent.split, number * tokens, codec=sent.codec, slot=number)
+            receiver.damage(hidden[0], channel, sent.split, number * tokens, codec=sent.codec, slot=number)
         total += negative_log_likelihood(executor, executor.forward(rest, hidden, 0, [0])[0], window)
         tick()
     return perplexity_of(total, len(sent.windows) * (tokens - 1))
@@ -166,8 +165,7 @@ class PerplexityMeter:
             at = [start - begin]
             hidden = executor.forward(LayerRange(0, split), executor.embed(ids), 0, at)
             hidden = kernels.unpack(kernels.pack(hidden, self.codec), self.codec, hidden.shape)
-            with np.errstate(over="ignore", invalid="ignore"):
-                self.receiver.damage(hidden[0], channel, split, start, codec=self.codec, slot=begin // len(window))
+            self.receiver.damage(hidden[0], channel, split, start, codec=self.codec, slot=begin // len(window))
             pieces.append(executor.forward(LayerRange(split, executor.spec.num_layers), hidden, 0, at)[0].copy())
         return negative_log_likelihood(executor, np.concatenate(pieces), window)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from agent.compute.calibration import Calibration, Calibrations
 from agent.compute.concealment import possible
 from agent.compute.damage import damage
+from agent.errors import BadCheckpoint
 from planner.channel import Channel
 from planner.types import Codec
 
@@ -57,7 +58,11 @@ class Receiver:
     def _calibration(self, channel: Channel, layer: int) -> Calibration | None:
         if channel.concealment in ("zero", "rescale") and channel.protection == "none":
             return None
-        found = None if self._calibrations is None else self._calibrations.at(layer)
+        problem = ""
+        try:
+            found = None if self._calibrations is None or layer in self._told else self._calibrations.at(layer)
+        except BadCheckpoint as bad:  # It is read at its first use; sessions go on as if it was not there.
+            found, problem = None, str(bad)
         if found is None and layer not in self._told:
             self._told.add(layer)
             instead = possible(channel.concealment, None)
@@ -68,6 +73,7 @@ class Receiver:
                     "concealment": instead,
                     "wanted": channel.concealment,
                     "protection": channel.protection,
+                    "problem": problem,
                 },
             )
         return found

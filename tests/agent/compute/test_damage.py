@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agent.compute import kernels
 from agent.compute.damage import damage, lost, runs
 from agent.compute.packets import packets_per_token, protected_elements
-from planner.channel import Channel, ChannelState, Protection, erasing
+from planner.channel import Channel, ChannelState, Concealment, Protection, erasing
 from tests.fakes.calibrations import calibration, related_states
 
 SIZE = 64
@@ -22,7 +22,8 @@ KNOWN = calibration(4, SIZE)
 
 
 def hidden(tokens: int) -> NDArray[np.float32]:
-    return np.random.default_rng(1).normal(size=(tokens, SIZE)).astype(np.float32)
+    values: NDArray[np.float32] = np.random.default_rng(1).normal(size=(tokens, SIZE)).astype(np.float32)
+    return values
 
 
 def damaged(values: NDArray[np.float32], channel: Channel, position: int = 0, **options: Any) -> NDArray[np.float32]:
@@ -40,6 +41,15 @@ def test_one_probability_throughout_is_the_kernels_mask() -> None:
 def test_a_state_counts_for_the_positions_it_holds_at() -> None:
     states = damaged(hidden(12), Channel((ChannelState(), ChannelState(loss=1.0)), coherence_tokens=4), 2)
     assert [not row.any() for row in states] == [False] * 2 + [True] * 4 + [False] * 4 + [True] * 2
+
+
+@pytest.mark.parametrize("concealment", ["zero", "rescale", "mean", "previous", "lmmse"])
+@pytest.mark.parametrize("protection", ["none", "int8"])
+def test_a_channel_that_breaks_numbers_warns_nobody(concealment: Concealment, protection: Protection) -> None:
+    for state in (ChannelState(gain=1e300, loss=0.5), ChannelState(sigma=1e300, loss=0.5), ChannelState(snr_db=-200)):
+        broken = Channel((state, ChannelState()), concealment=concealment, protection=protection)
+        values = damaged(hidden(6), broken, calibration=KNOWN)
+        np.testing.assert_array_equal(values[1::2], hidden(6)[1::2])
 
 
 CHANNELS = [

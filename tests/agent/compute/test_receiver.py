@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,20 @@ def test_without_a_calibration_it_rescales_and_says_so_once(caplog: pytest.LogCa
                 np.testing.assert_array_equal(values, expected)
         assert [record.message for record in caplog.records] == ["not_calibrated"]
         assert caplog.records[0].__dict__["layer"] == 6
+
+
+def test_a_calibration_that_is_broken_inside_counts_as_none_and_is_named(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """What is wrong in a matrix shows when it is first needed, in the midst of sessions."""
+    broken = replace(KNOWN, spread=np.zeros_like(KNOWN.spread))
+    write_calibrations(tmp_path / "c", [broken], "tiny", DIGEST)
+    one, expected = Receiver(Calibrations(tmp_path / "c", DIGEST, SIZE)), STATES.copy()
+    damage(expected, channel("rescale"), 4, 0)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            values = STATES.copy()
+            one.damage(values, channel("lmmse"), 4, 0, codec="fp16")
+            np.testing.assert_array_equal(values, expected)
+    (record,) = caplog.records
+    assert "spread.4" in record.__dict__["problem"]
