@@ -116,6 +116,7 @@ FAILURES: dict[str, Failure] = {
     # --- moves of a split: why one did not happen; sessions go on as they were ---
     "unknown_split": _lost(500, "A device was asked for a split that it does not hold", _BUG),
     "split_busy": _lost(503, "Two moves of a split met", "the next decision asks again", 2.0),
+    "superseded": _lost(503, "A newer move of the split took this one's place", "the newer one tells its own end", 2.0),
     "peer_refused": _lost(503, "The other device refused keys and values", _WATCH, 2.0),
     "move_late": _lost(504, "A split moved more slowly than its sessions grew", "the link is too slow for moves", 5.0),
     # --- set-up: devices, models, plans ---
