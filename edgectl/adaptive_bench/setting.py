@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.errors import ConfigError
-from edgectl.adaptive_bench.bench import CONTROLLERS, STATIC, Comparison, Entrants, Say, compare
+from edgectl.adaptive_bench.bench import CONTROLLERS, STATIC, Comparison, Entrants, Run, Say, compare
 from edgectl.adaptive_bench.damage_replay import load_all_layers, load_receiver
-from edgectl.adaptive_bench.run import Trial
+from edgectl.adaptive_bench.run import Trial, run_live
 from edgectl.adaptive_bench.score import Offline
 from edgectl.links_config import parse_rate
 from edgectl.model_source import describe_model, locate_model
@@ -44,8 +44,8 @@ class Wish:
     options: ServingOptions = field(default_factory=ServingOptions)
 
 
-def fulfil(wish: Wish, directory: Path, say: Say) -> Comparison:
-    """Everything from files to rows. Raises ConfigError, AgentError, PlannerError, CommandFailure, ProcessFailed."""
+def fulfil(wish: Wish, directory: Path, say: Say, run: Run = run_live) -> Comparison:
+    """Everything from files to rows; `run` has the live sessions. Raises ConfigError, AgentError, PlannerError, CommandFailure, ProcessFailed."""
     _check_rate(wish.rate)
     located = locate_model(wish.model)
     model = describe_model(located)
@@ -76,7 +76,7 @@ def fulfil(wish: Wish, directory: Path, say: Say) -> Comparison:
     receiver = load_receiver(located, model)
     executor = load_all_layers(located, wish.options, positions, table.splits)
     try:
-        return compare(directory, trial, entrants, Offline(executor, receiver, windows, segment), say=say)
+        return compare(directory, trial, entrants, Offline(executor, receiver, windows, segment), say=say, run=run)
     finally:
         executor.close()
 

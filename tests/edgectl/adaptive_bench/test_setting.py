@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.errors import ConfigError
-from edgectl.adaptive_bench import setting
-from edgectl.adaptive_bench.bench import Comparison, Entrants, compare
-from edgectl.adaptive_bench.damage_replay import replay
+from edgectl.adaptive_bench.bench import Run
+from edgectl.adaptive_bench.damage_replay import load_all_layers, replay
 from edgectl.adaptive_bench.run import Contender, LiveRun, Trial, recorded
-from edgectl.adaptive_bench.score import Offline
 from edgectl.adaptive_bench.setting import PROMPT_TOKENS, Wish, fulfil, table_of, text_end
 from edgectl.model_source import describe_model, locate_model
-from edgectl.planning import ServedModel
+from edgectl.planning import ServedModel, ServingOptions
 from edgectl.quality.text_windows import read_text, windows_of
 from planner.channel import erasing
 from rl.quality import QualityRecord, QualityTable
@@ -45,30 +43,25 @@ def quality(tmp_path: Path, table: QualityTable) -> Path:
     return path
 
 
-def scripted(offline: Offline) -> Callable[[Path, Trial, Contender], LiveRun]:
+@pytest.fixture
+def scripted() -> Iterator[Run]:
     """Sessions that move once, with the tokens the model then has."""
+    executor = load_all_layers(locate_model(str(MODEL_DIR)), ServingOptions(), PROMPT_TOKENS + 16, (4, 16))
 
     def run(directory: Path, trial: Trial, contender: Contender) -> LiveRun:
         schedule = ((0, 4), (PROMPT_TOKENS + 3, 16))
-        return LiveRun(contender, tuple(replay(offline.executor, recorded(trial, schedule))), (5.0,), schedule, {})
+        return LiveRun(contender, tuple(replay(executor, recorded(trial, schedule))), (5.0,), schedule, {})
 
-    return run
+    yield run
+    executor.close()
 
 
-def test_a_wish_is_fulfilled_with_the_model_here(
-    quality: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def without_agents(
-        directory: Path, trial: Trial, entrants: Entrants, offline: Offline, *, say: Callable[[str], None]
-    ) -> Comparison:
-        return compare(directory, trial, entrants, offline, say=say, run=scripted(offline))
-
-    monkeypatch.setattr(setting, "compare", without_agents)
+def test_a_wish_is_fulfilled_with_the_model_here(quality: Path, tmp_path: Path, scripted: Run) -> None:
     said: list[str] = []
     wish = Wish(
         model=str(MODEL_DIR), quality=quality, channel=erasing(0.2, 1), tokens=9, text_tokens=80, conceals_as_table=True
     )
-    found = fulfil(wish, tmp_path, said.append)
+    found = fulfil(wish, tmp_path, said.append, scripted)
     assert [row.name for row in found.rows] == ["static", "table", "planner"]
     assert found.trial.channel.concealment == "rescale"
     row = found.rows[1]
