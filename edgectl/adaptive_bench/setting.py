@@ -45,7 +45,10 @@ class Wish:
 
 
 def fulfil(wish: Wish, directory: Path, say: Say, run: Run = run_live) -> Comparison:
-    """Everything from files to rows; `run` has the live sessions. Raises ConfigError, AgentError, PlannerError, CommandFailure, ProcessFailed."""
+    """Everything from files to rows; `run` has the live sessions.
+
+    Raises ConfigError, AgentError, PlannerError, CommandFailure, ProcessFailed.
+    """
     _check_rate(wish.rate)
     located = locate_model(wish.model)
     model = describe_model(located)
