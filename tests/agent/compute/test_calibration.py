@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from agent.compute.calibration import (
@@ -59,6 +60,25 @@ def test_noise_adds_to_every_variance_to_the_nearest_octave() -> None:
         np.testing.assert_allclose(covariance_of(one, noise), clean + octave * np.eye(SIZE), rtol=1e-3, atol=0.2)
     assert one.knowledge(3.1) is one.knowledge(3.9)
     assert np.isfinite(one.knowledge(1e300).precision).all()
+
+
+def test_what_a_level_of_noise_gives_does_not_depend_on_the_last_bits_of_a_solver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other threads or instructions: LAPACK's results differ in their last bits."""
+    solve, generator = np.linalg.solve, np.random.default_rng(4)
+    plain = [calibration(4, SIZE).knowledge(2.0**octave) for octave in range(-8, 9)]
+
+    def otherwise(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        right = solve(a, b)
+        changed: NDArray[np.float64] = right + generator.normal(size=right.shape) * 4e-16 * np.abs(right).max()
+        return changed
+
+    monkeypatch.setattr(np.linalg, "solve", otherwise)
+    for octave, known in zip(range(-8, 9), plain, strict=True):
+        other = calibration(4, SIZE).knowledge(2.0**octave)
+        np.testing.assert_array_equal(other.precision, known.precision)
+        np.testing.assert_array_equal(other.spread, known.spread)
 
 
 def test_few_tokens_and_dead_elements_still_give_one() -> None:
