@@ -4,7 +4,7 @@
 
 WikiText-2's test text in windows of 256 tokens; calibrated on its validation text; mean and 95 % interval over seeds.
 Rows that --out has already are kept, so that an interrupted run goes on; with --again all are measured anew. --splits
-and --granularity do a part. Packets have 64 bytes: a token of this model (512 bytes in fp16) would fit into one of
+and --granularity do a part. Packets have 64 bytes: a token of this model (256 bytes in fp16) would fit into one of
 Ethernet's. "Sent k times" is every element k times with losses that are independent: what comes is lost with
 probability loss^k.
 """
