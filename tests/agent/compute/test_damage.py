@@ -22,12 +22,11 @@ KNOWN = calibration(4, SIZE)
 
 
 def hidden(tokens: int) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = np.random.default_rng(1).normal(size=(tokens, SIZE)).astype(np.float32)
-    return values
+    return np.random.default_rng(1).normal(size=(tokens, SIZE)).astype(np.float32)
 
 
 def damaged(values: NDArray[np.float32], channel: Channel, position: int = 0, **options: Any) -> NDArray[np.float32]:
-    out = values.copy()
+    out: NDArray[np.float32] = values.copy()
     damage(out, channel, 4, position, **options)
     return out
 
