@@ -20,6 +20,7 @@ from edgectl.cluster import Cluster, Inbound
 from edgectl.effects import Deliver, Effect, Loading, NoPlan, Notice, Ready, Send, SendSource, SessionEvent
 from edgectl.engine import ANYBODY, Claim, EngineError, Health, ServerLoad
 from edgectl.status import status_of
+from edgectl.tasks import until_one_ends
 from planner.model_spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -175,19 +176,7 @@ class Coordinator:
 
     async def run(self, server: ControlServer) -> None:
         """Serves the control plane until cancelled; raises what its tasks raise."""
-        tasks = [
-            asyncio.create_task(self._receive(server), name="receive"),
-            asyncio.create_task(self._send(server), name="send"),
-            asyncio.create_task(self._tick(), name="tick"),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await until_one_ends(receive=self._receive(server), send=self._send(server), tick=self._tick())
 
     async def shut_down(self) -> None:
         """Ends every session and waits until the devices have been told; `run` must still be running."""

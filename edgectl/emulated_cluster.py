@@ -25,8 +25,8 @@ from edgectl.epochs import Epochs
 from edgectl.failures import ExitCode
 from edgectl.local_cluster import LocalCluster
 from edgectl.local_processes import Processes
+from edgectl.measuring_run import open_control
 from edgectl.output import CommandFailure, say
-from edgectl.profiling_run import open_control
 from planner.profile import ClusterProfile
 from planner.profile_json import dump_profile
 from planner.types import Pipeline, Plan

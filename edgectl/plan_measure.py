@@ -27,10 +27,10 @@ from edgectl.effects import NoPlan, Notice, Ready
 from edgectl.engine import EngineError
 from edgectl.epochs import Epochs, count_start
 from edgectl.failures import ExitCode
+from edgectl.measuring_run import open_control
 from edgectl.model_source import describe_model, locate_model
 from edgectl.output import CommandFailure, progress_bar, say
 from edgectl.planning import order_of_plan
-from edgectl.profiling_run import open_control
 from edgectl.status import stages_of
 from planner.model_spec import ModelSpec
 from planner.types import Plan

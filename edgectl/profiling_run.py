@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import secrets
 import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from typing_extensions import assert_never
 
-from agent.errors import BadMessage, ConfigError
-from agent.wire.control_plane import AsyncControlServer
-from agent.wire.messages import decode, encode
-from agent.wire.security import AllowList, load_key_file
 from edgectl.config import ClusterConfig
 from edgectl.coordinator import ControlServer
 from edgectl.effects import Notice, Send
 from edgectl.failures import ExitCode
 from edgectl.measurements import Settings, Task
+from edgectl.measuring_run import drive, open_control
 from edgectl.output import CommandFailure, printable, say
-from edgectl.profiling import Advanced, Began, Effect, Ended, Finished, Inbound, Planned, Profiling
+from edgectl.profiling import Advanced, Began, Effect, Ended, Finished, Planned, Profiling
 from planner.model_spec import ModelSpec
 from planner.profile import ClusterProfile
 
-logger = logging.getLogger(__name__)
-
-TICK_INTERVAL_S = 0.25
 LONGEST_PART = 60
 """Characters of what a device says it measures now: beside a bar there is no room for more."""
 
@@ -94,20 +87,6 @@ class Bars:
             self._progress = None
 
 
-def open_control(config: ClusterConfig) -> AsyncControlServer:
-    """The control endpoint of cluster.toml. Raises ConfigError; where another process has it, with the way out."""
-    keys = load_key_file(config.coordinator.key_file)
-    allowed = AllowList({device.key: device.name for device in config.devices})
-    try:
-        return AsyncControlServer(keys, allowed, config.coordinator.bind)
-    except ConfigError as problem:
-        if "in use" in str(problem):
-            raise ConfigError(
-                f"{problem}: the devices speak to one coordinator at a time; stop `edgectl serve` first"
-            ) from problem
-        raise
-
-
 async def measure_cluster(
     config: ClusterConfig, settings: Settings, wanted: Sequence[str], *, wait_s: float, known: Sequence[str] = ()
 ) -> Profiling:
@@ -138,16 +117,7 @@ async def measure_cluster(
 
 async def run_profiling(profiling: Profiling, control: ControlServer, bars: Bars) -> None:
     """Carries a profile in the making out to its end. Raises CommandFailure when no device could be measured."""
-    session = _Session(profiling, control, bars)
-    tasks = [asyncio.create_task(session.tick()), asyncio.create_task(session.receive())]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await drive(profiling, control, partial(_show, bars))
     if not profiling.profiles:
         reasons = "\n".join(f"  {name}: {problem}" for name, problem in profiling.problems.items())
         raise CommandFailure(
@@ -157,48 +127,19 @@ async def run_profiling(profiling: Profiling, control: ControlServer, bars: Bars
         )
 
 
-class _Session:
-    """Carries effects out in order until nothing is left to do."""
-
-    def __init__(self, profiling: Profiling, control: ControlServer, bars: Bars) -> None:
-        self._profiling = profiling
-        self._control = control
-        self._bars = bars
-
-    async def tick(self) -> None:
-        while not self._profiling.is_finished:
-            await self._carry_out(self._profiling.on_tick(time.monotonic()))
-            await asyncio.sleep(TICK_INTERVAL_S)
-
-    async def receive(self) -> None:
-        while not self._profiling.is_finished:
-            origin, device, data = await self._control.receive()
-            now = time.monotonic()
-            try:
-                message: Inbound = decode(data, Inbound)
-            except BadMessage as problem:
-                logger.warning("bad_message", extra={"device": device, "detail": str(problem)})
-                await self._carry_out(self._profiling.on_bad_message(origin, device, str(problem), now))
-            else:
-                await self._carry_out(self._profiling.on_message(origin, device, message, now))
-
-    async def _carry_out(self, effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Send):
-                # Lost with its connection: a device that comes back says Hello, one that does not is given up.
-                await self._control.send(effect.origin, encode(effect.message))
-            elif isinstance(effect, Notice):
-                self._bars.say(effect.detail if effect.severity == "info" else f"{effect.severity}: {effect.detail}")
-            elif isinstance(effect, Planned):
-                self._bars.planned(effect.tasks)
-            elif isinstance(effect, Began):
-                self._bars.began(effect.task)
-            elif isinstance(effect, Advanced):
-                self._bars.advanced(effect)
-            elif isinstance(effect, Ended):
-                self._bars.ended(effect)
-            elif not isinstance(effect, Finished):
-                assert_never(effect)
+def _show(bars: Bars, effect: Effect) -> None:
+    if isinstance(effect, Notice):
+        bars.say(effect.detail if effect.severity == "info" else f"{effect.severity}: {effect.detail}")
+    elif isinstance(effect, Planned):
+        bars.planned(effect.tasks)
+    elif isinstance(effect, Began):
+        bars.began(effect.task)
+    elif isinstance(effect, Advanced):
+        bars.advanced(effect)
+    elif isinstance(effect, Ended):
+        bars.ended(effect)
+    elif not isinstance(effect, (Finished, Send)):
+        assert_never(effect)
 
 
 def profile_of(

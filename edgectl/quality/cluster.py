@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from agent.errors import BadMessage
 from agent.wire.measure_messages import MAX_QUALITY_TOKENS, MeasureQuality
-from agent.wire.messages import decode, encode
 from edgectl.config import ClusterConfig
 from edgectl.coordinator import ControlServer
-from edgectl.effects import Notice, Send
+from edgectl.effects import Notice
 from edgectl.failures import ExitCode
+from edgectl.measuring_run import drive, open_control
 from edgectl.output import CommandFailure, say
-from edgectl.profiling_run import open_control
 from edgectl.quality.file import Measurement
 from edgectl.quality.perplexity import Subject
 from edgectl.quality.points import QualityPoint
-from edgectl.quality.spread import Effect, Inbound, Measured, QualitySpread, Run, Unit, units_of
+from edgectl.quality.spread import Effect, Measured, QualitySpread, Run, Unit, units_of
 from planner.channel import Channel
-
-logger = logging.getLogger(__name__)
 
 ChannelFor = Callable[[QualityPoint, int], Channel]
 """The channel of one run at a point."""
 
-TICK_INTERVAL_S = 0.25
 MESSAGE_STATES = 16_384
 """Channel states of one request: 100 bytes each, with a text that long, stay within a control message."""
 
@@ -107,42 +101,13 @@ def spread_for(
 async def run_spread(spread: QualitySpread, control: ControlServer, add: Callable[[Measurement], None]) -> None:
     """Carries it out to its end. Raises CommandFailure when something is left that nobody could measure."""
 
-    async def carry_out(effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Send):
-                # Lost with its connection: a device that comes back says Hello, one that does not is given up.
-                await control.send(effect.origin, encode(effect.message))
-            elif isinstance(effect, Measured):
-                add(effect.measurement)
-            elif isinstance(effect, Notice):
-                say(effect.detail if effect.severity == "info" else f"{effect.severity}: {effect.detail}")
+    def show(effect: Effect) -> None:
+        if isinstance(effect, Measured):
+            add(effect.measurement)
+        elif isinstance(effect, Notice):
+            say(effect.detail if effect.severity == "info" else f"{effect.severity}: {effect.detail}")
 
-    async def tick() -> None:
-        while not spread.is_finished:
-            await carry_out(spread.on_tick(time.monotonic()))
-            await asyncio.sleep(TICK_INTERVAL_S)
-
-    async def receive() -> None:
-        while not spread.is_finished:
-            origin, device, data = await control.receive()
-            now = time.monotonic()
-            try:
-                message: Inbound = decode(data, Inbound)
-            except BadMessage as problem:
-                logger.warning("bad_message", extra={"device": device, "detail": str(problem)})
-                await carry_out(spread.on_bad_message(origin, device, str(problem), now))
-            else:
-                await carry_out(spread.on_message(origin, device, message, now))
-
-    tasks = [asyncio.create_task(tick()), asyncio.create_task(receive())]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await drive(spread, control, show)
     if spread.left:
         reasons = "\n".join(f"  {name}: {problem}" for name, problem in spread.problems.items())
         raise CommandFailure(

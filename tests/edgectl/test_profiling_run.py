@@ -12,7 +12,6 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from agent.errors import ConfigError
 from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureDevice, MeasureLink, MeasureProgress
 from agent.wire.message import Message
 from agent.wire.messages import Failed, ToAgent, decode, encode
@@ -20,9 +19,10 @@ from agent.wire.security import create_key_file
 from edgectl.config import ClusterConfig, load_config
 from edgectl.failures import ExitCode
 from edgectl.measurements import Task
+from edgectl.measuring_run import open_control
 from edgectl.output import CommandFailure
 from edgectl.profiling import Advanced, Profiling
-from edgectl.profiling_run import Bars, measure_cluster, open_control, profile_of, run_profiling
+from edgectl.profiling_run import Bars, measure_cluster, profile_of, run_profiling
 from tests.fakes.measured_devices import (
     SPEC,
     Bench,
@@ -153,18 +153,6 @@ def config(tmp_path: Path) -> ClusterConfig:
         f"[[devices]]\nname = \"a\"\nkey = '{key}'\n"
     )
     return load_config(path, {})
-
-
-def test_an_address_in_use_says_to_stop_the_coordinator_first(config: ClusterConfig) -> None:
-    async def occupied() -> None:
-        first = open_control(config)
-        try:
-            with pytest.raises(ConfigError, match="stop `edgectl serve` first"):
-                open_control(config)
-        finally:
-            first.close()
-
-    asyncio.run(occupied())
 
 
 def test_nobody_comes(config: ClusterConfig) -> None:
