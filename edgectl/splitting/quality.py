@@ -152,9 +152,9 @@ def _apart(records: Sequence[QualityRecord], levels: Sequence[float], name: str)
     """Whether the means ascend from level to level, and no two neighbours' intervals overlap. One run has none."""
     chosen = [record for record in records if getattr(record, name) in levels]
     for low, high in pairwise(chosen):
-        if low.ppl_mean + (low.ppl_ci95 or 0.0) >= high.ppl_mean - (high.ppl_ci95 or 0.0):
-            return False
-    return True
+        if not low.ppl_mean + (low.ppl_ci95 or 0.0) < high.ppl_mean - (high.ppl_ci95 or 0.0):
+            return False  # or one of them is no number
+    return len(chosen) > 1
 
 
 def _falls(values: Sequence[float]) -> bool:

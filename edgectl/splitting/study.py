@@ -47,12 +47,12 @@ MOST_PROCESSES = 8
 LEARNERS_NEED = ("torch", "gymnasium", "stable_baselines3", "tensorboard", "statsmodels")
 CACHE = "cache"
 FIGURE_3_TEXT = (
-    "Perplexity of the bundled text, mean and 95 % interval over seeded runs, nothing done about what is lost. Noise "
-    "of one sigma hurts more the earlier it comes, because the residual stream grows with depth: the same sigma is a "
-    "lower signal-to-noise ratio there. Erasure scales with the stream, so it has no such order: what is lost is lost "
-    "in proportion. That is why the study's channel is equation 3 whole (fading, noise and erasure), where the order "
-    "is the paper's. The paper's own models are of 1 to 13 billion parameters; its claim is held against ours by "
-    "order, not by value."
+    "Perplexity of the bundled text, mean and 95 % interval over seeded runs, nothing done about what is lost. The "
+    "residual stream grows with depth, so noise of one sigma is a lower signal-to-noise ratio the earlier it comes, "
+    "and is expected to hurt more there. Erasure takes in proportion to the stream: no such order is expected of it. "
+    "That is why the study's channel is equation 3 whole (fading, noise and erasure). Which orders were found is among "
+    "the findings above. The paper's own models are of 1 to 13 billion parameters; its claim is held against ours "
+    "by order, not by value."
 )
 
 

@@ -53,7 +53,7 @@ def with_runs(quality: QualityTable, split: int, loss: float, runs: tuple[float,
     return replace(quality, records=tuple(records))
 
 
-@pytest.mark.parametrize("runs", [(59.0, 81.0), (40.0, 40.2)])
+@pytest.mark.parametrize("runs", [(59.0, 81.0), (40.0, 40.2), (float("nan"), float("nan"))])
 def test_overlapping_or_falling_perplexities_break_the_first_claim(runs: tuple[float, ...]) -> None:
     broken = replace(MEASURED, erasure=with_runs(MEASURED.erasure, 10, 0.3, runs))
     first = quality_findings(broken, 1.0)[0]

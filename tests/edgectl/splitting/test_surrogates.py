@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgectl.splitting.surrogates import authors_points, best_r2, fit_surrogates, surrogate_table
+from edgectl.splitting.surrogates import authors_points, chosen_scores, fit_surrogates, surrogate_table
 from edgectl.splitting.worlds import SURROGATE_FILES
 from rl.surrogate import parse_surrogate
 from tests.fakes.canned_evidence import table
@@ -28,7 +28,9 @@ def test_fitted_once_and_judged(folder: Path) -> None:
     validations = fit_surrogates(table(), folder, 2)
     assert [each["settings"] for each in validations["authors"]] == ["authors", "smooth-gain"]
     assert [each["settings"] for each in validations["model"]] == ["authors", "smooth-gain", "smooth-ppl"]
-    assert best_r2(validations, "authors") > 0.99
+    gain, ppl = chosen_scores(validations, "authors")
+    assert gain.r2 > 0.99
+    assert ppl is None
     assert parse_surrogate((folder / SURROGATE_FILES["model"]).read_text()).form == "log_ppl"
     rows = surrogate_table(validations, 2).rows
     assert [row.name for row in rows][:2] == ["authors, authors", "authors, smooth-gain"]
