@@ -11,28 +11,17 @@ from agent.micro_batch import MicroBatch
 from agent.place import ModelShape, place_of
 from agent.wire.addresses import StageAddress
 from agent.wire.codec import CodecId, Frame, FrameKind, RowRef, decode_answers
-from agent.wire.messages import Opening, OpenMicroBatch, Sampling
+from agent.wire.messages import Opening, Sampling
 from planner.channel import erasing
 from planner.types import LayerRange
+from tests.fakes.routes import opening, route
 
 CONTEXT = 32
 HIDDEN = 8
 
 
-def route(*stops: int) -> tuple[StageAddress, ...]:
-    starts = (0, *stops)
-    return tuple(
-        StageAddress(name, f"tcp://{name}:1", "k", start, stop)
-        for name, start, stop in zip("abcdef", starts, stops, strict=False)
-    )
-
-
 def shape(start: int = 0, stop: int = 6) -> ModelShape:
     return ModelShape(6, HIDDEN, 8, CONTEXT, (LayerRange(start, stop),))
-
-
-def opening(stages: tuple[StageAddress, ...], rows: int = 4, chunk: int = 4) -> OpenMicroBatch:
-    return OpenMicroBatch(7, 3, rows, chunk, "fp16", stages)
 
 
 def micro_batch(device: str, first_slot: int = 2) -> MicroBatch:

@@ -14,25 +14,14 @@ from agent.wire.codec import MAX_EPOCH, MAX_HIDDEN_SIZE, MAX_MICRO_BATCH
 from agent.wire.data_plane import DATA_LIMITS
 from agent.wire.messages import OpenMicroBatch
 from planner.types import LayerRange
+from tests.fakes.routes import opening, route
 
 CONTEXT = 32
 HIDDEN = 8
 
 
-def route(*stops: int) -> tuple[StageAddress, ...]:
-    starts = (0, *stops)
-    return tuple(
-        StageAddress(name, f"tcp://{name}:1", "k", start, stop)
-        for name, start, stop in zip("abcdef", starts, stops, strict=False)
-    )
-
-
 def shape(start: int = 0, stop: int = 6) -> ModelShape:
     return ModelShape(6, HIDDEN, 8, CONTEXT, (LayerRange(start, stop),), kv_elements=16)
-
-
-def opening(stages: tuple[StageAddress, ...], rows: int = 4, chunk: int = 4) -> OpenMicroBatch:
-    return OpenMicroBatch(7, 3, rows, chunk, "fp16", stages)
 
 
 # --- places ---

@@ -19,33 +19,15 @@ from agent.wire.hop import (
     Verdict,
 )
 from agent.wire.kept_frames import Answers, Outgoing
-from agent.wire.messages import Opening, Sampling
 from planner.types import LayerRange
 from tests.fakes.fake_link import FakeLink
+from tests.fakes.frames import EPOCH, HIDDEN, frame
 
-EPOCH = 7
-HIDDEN = 4
 CONTEXT = 32
 
 
 def incoming(rows: int = 4) -> Incoming:
     return Incoming(epoch=EPOCH, rows=rows, context=CONTEXT, hidden_size=HIDDEN, start_layer=8, codec=CodecId.FP16)
-
-
-def frame(step: int, *rows: tuple[int, int, int], tokens: int = 1, opens: bool = False, answered: int = -2) -> Frame:
-    refs = tuple(RowRef(*row) for row in rows)
-    return Frame(
-        FrameKind.DECODE if tokens == 1 else FrameKind.PREFILL,
-        micro_batch=1,
-        epoch=EPOCH,
-        step=step,
-        rows=refs,
-        start_layer=8,
-        codec=CodecId.FP16,
-        shape=(len(refs), tokens, HIDDEN),
-        answered=step - 1 if answered == -2 else answered,
-        openings=tuple(Opening(ref.row, ref.generation, Sampling()) for ref in refs) if opens else (),
-    )
 
 
 def state(receiver: Incoming) -> tuple[object, ...]:

@@ -9,26 +9,7 @@ from agent.errors import FrameRefused, RefusalReason
 from agent.wire.codec import CodecId, Frame, FrameKind, RowRef
 from agent.wire.hop import Verdict
 from agent.wire.kept_frames import Answers, Outgoing
-from agent.wire.messages import Opening, Sampling
-
-EPOCH = 7
-HIDDEN = 4
-
-
-def frame(step: int, *rows: tuple[int, int, int], tokens: int = 1, opens: bool = False, answered: int = -2) -> Frame:
-    refs = tuple(RowRef(*row) for row in rows)
-    return Frame(
-        FrameKind.DECODE if tokens == 1 else FrameKind.PREFILL,
-        micro_batch=1,
-        epoch=EPOCH,
-        step=step,
-        rows=refs,
-        start_layer=8,
-        codec=CodecId.FP16,
-        shape=(len(refs), tokens, HIDDEN),
-        answered=step - 1 if answered == -2 else answered,
-        openings=tuple(Opening(ref.row, ref.generation, Sampling()) for ref in refs) if opens else (),
-    )
+from tests.fakes.frames import EPOCH, frame
 
 
 def test_what_a_sender_keeps() -> None:
