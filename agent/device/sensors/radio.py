@@ -136,6 +136,8 @@ class _Run:
     process: subprocess.Popen[bytes]
     started_s: float
     output: bytearray = field(default_factory=bytearray)
+    is_given_up: bool = False
+    """It was killed. One that hangs in its driver ends when the driver lets it; until then no other is started."""
 
 
 class RadioSensor:
@@ -158,9 +160,11 @@ class RadioSensor:
         return tuple(radio for _, radio in sorted(self._told.items()))
 
     def close(self) -> None:
-        """End the programs that run; may be called again."""
+        """End the programs that run, and wait a little for them; may be called again."""
         for run in self._running.values():
-            _end(run.process)
+            _kill(run.process)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.process.wait(LONGEST_RUN_S)
         self._running.clear()
 
     def _ask(self, now_s: float) -> None:
@@ -193,11 +197,17 @@ class RadioSensor:
         for interface, run in list(self._running.items()):
             # The status first: what an ended program wrote is all there to be read.
             status = run.process.poll()
+            if run.is_given_up:
+                if status is not None:
+                    del self._running[interface]
+                continue
             is_too_long = not _read(run)
             if status is None and not is_too_long and now_s - run.started_s < LONGEST_RUN_S:
                 continue
-            _end(run.process)
-            del self._running[interface]
+            _kill(run.process)
+            run.is_given_up = True
+            if status is not None:
+                del self._running[interface]
             if is_too_long:
                 radio = _nothing(interface, IW, f"iw wrote more than {MAX_OUTPUT_BYTES} bytes")
             elif status is None:
@@ -234,9 +244,9 @@ def _read(run: _Run) -> bool:
     return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Without waiting for its end: a driver that hangs would hang this device's heartbeats too."""
     with contextlib.suppress(ProcessLookupError):
         process.kill()
-    process.wait()
     if process.stdout is not None:
         process.stdout.close()

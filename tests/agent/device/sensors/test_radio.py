@@ -179,9 +179,27 @@ def test_a_program_that_hangs_is_ended_and_asked_again(root: Path, iw: Callable[
         assert sensor.sample(LONGEST_RUN_S / 2) == ()
         (seen,) = sensor.sample(LONGEST_RUN_S + 0.1)
         assert "longer" in seen.missing["signal_dbm"]
-        assert first.returncode is not None
+        first.wait(20)
+        sensor.sample(LONGEST_RUN_S + 0.2 + INTERVAL_S)
         (second,) = [run.process for run in sensor._running.values()]
+    assert second is not first
     assert second.returncode is not None
+
+
+def test_a_program_that_cannot_be_ended_holds_nobody_up(
+    root: Path, iw: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs in its driver, say, and even SIGKILL waits for that. No second one is started beside it."""
+    with closing(RadioSensor(root, iw("exec sleep 1000"))) as sensor:
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess.Popen, "kill", lambda _: None)
+            sensor.sample(0.0)
+            (hung,) = sensor._running.values()
+            for number in range(1, 5):
+                (seen,) = sensor.sample(number * (LONGEST_RUN_S + INTERVAL_S))
+                assert "longer" in seen.missing["signal_dbm"]
+        assert list(sensor._running.values()) == [hung]
+    assert hung.process.returncode is not None
 
 
 def test_a_program_that_never_stops_writing_is_ended(
