@@ -71,7 +71,7 @@ def test_what_a_level_of_noise_gives_does_not_depend_on_the_last_bits_of_a_solve
 
     def otherwise(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         right = solve(a, b)
-        changed: NDArray[np.float64] = right + generator.normal(size=right.shape) * 4e-16 * np.abs(right).max()
+        changed: NDArray[np.float64] = right + generator.normal(size=right.shape) * 3e-12 * np.abs(right).max()
         return changed
 
     monkeypatch.setattr(np.linalg, "solve", otherwise)
