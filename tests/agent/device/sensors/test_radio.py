@@ -221,7 +221,7 @@ def test_a_program_that_cannot_be_started_is_a_reason(root: Path) -> None:
 
 
 def test_without_iw_the_kernels_table_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(radio.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     with closing(RadioSensor(root)) as sensor:
         assert sensor.sample(0.0) == (parse_proc_wireless(WIRELESS)["wlan0"],)
         (root / "proc/net/wireless").unlink()
