@@ -13,12 +13,11 @@ import numpy as np
 from edgectl.splitting.results import Row, Table
 from edgectl.splitting.runs import World, kept, write_whole
 from edgectl.splitting.worlds import SURROGATE_FILES
+from rl.authors_table import MEASURED_LOSSES, MEASURED_SPLITS, NUM_LAYERS, SPLITS, authors_gain
 from rl.quality import QualityTable
 from rl.surrogate import Scores, dump_surrogate
 from rl.surrogate_fit import AUTHORS, SMOOTH_GAIN, SMOOTH_PPL, Points, SurrogateSettings, cross_validate, fit, points_of
 
-AUTHORS_LOSSES = (0.02, 0.06, 0.10, 0.14, 0.18, 0.22, 0.26, 0.30)
-"""Of the 72 points that the authors' released code fits its surrogate to."""
 CHOSEN: dict[World, SurrogateSettings] = {"authors": SMOOTH_GAIN, "model": SMOOTH_PPL}
 """What training is rewarded by; how all of them do is in the report's table."""
 LEAST_R2 = 0.95
@@ -44,12 +43,8 @@ def fit_surrogates(table: QualityTable, folder: Path, folds: int) -> dict[str, A
 
 def authors_points() -> Points:
     """The authors' surface, asked at their 72 points."""
-    from rl.authors_table import NUM_LAYERS, authors_gain
-
-    losses, splits = np.meshgrid(AUTHORS_LOSSES, np.arange(1.0, 10.0), indexing="ij")
-    rows = np.stack([losses.ravel(), splits.ravel(), np.zeros(losses.size)], axis=1)
-    gain = authors_gain()(rows[:, 0], rows[:, 1], rows[:, 2])
-    return Points(rows, gain, None, tuple(range(1, 11)), model="authors' surface", num_layers=NUM_LAYERS)
+    rows = np.array([[loss, split, 0.0] for loss in MEASURED_LOSSES for split in MEASURED_SPLITS])
+    return Points(rows, authors_gain()(*rows.T), None, SPLITS, model="authors' surface", num_layers=NUM_LAYERS)
 
 
 def chosen_scores(validations: Mapping[str, Any], world: World) -> tuple[Scores, Scores | None]:
