@@ -28,6 +28,8 @@ MAX_RECORDS = 1 << 16
 
 MAX_LAYERS = 4096
 """As in profiles; no model has a tenth of it."""
+MOST_PERPLEXITY = 1e100
+"""No text has a vocabulary of that size: beyond it a model is broken, and sums of such numbers overflow."""
 MAX_CHARACTERS = 64 << 20
 """Of a file; a record has about 400."""
 SCHEMA = 1
@@ -79,7 +81,8 @@ class QualityRecord:
 
     @property
     def finite_runs(self) -> tuple[float, ...]:
-        return tuple(run for run in self.runs if math.isfinite(run))
+        """Those that gave a number."""
+        return tuple(run for run in self.runs if run <= MOST_PERPLEXITY)
 
     @property
     def not_finite(self) -> int:

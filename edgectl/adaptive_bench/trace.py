@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import ConfigError
-from planner.channel import MAX_STATES, Channel, ChannelState, Concealment, Granularity
+from planner.channel import MAX_COHERENCE_TOKENS, MAX_STATES, Channel, ChannelState, Concealment, Granularity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +35,15 @@ def walking_channel(walk: Walk) -> Channel:
 
     from rl.channel import fading_channel, loss_probability, m_walk
 
-    if not 1 <= walk.tokens <= MAX_STATES or walk.hold_tokens < 1:
-        raise ConfigError(f"a walk of {walk.tokens} tokens, {walk.hold_tokens} at a time: 1 to {MAX_STATES}, 1 or more")
+    if not 1 <= walk.tokens <= MAX_STATES or not 1 <= walk.hold_tokens <= MAX_COHERENCE_TOKENS:
+        most = f"1 to {MAX_STATES}, 1 to {MAX_COHERENCE_TOKENS}"
+        raise ConfigError(f"a walk of {walk.tokens} tokens, {walk.hold_tokens} at a time: {most}")
     if walk.seed < 0 or not 0.0 <= walk.step < float("inf"):
         raise ConfigError(f"a walk with seed {walk.seed} and steps of {walk.step}: neither can be less than 0")
     rng = np.random.default_rng(walk.seed)
     try:
         steps = m_walk(walk.start_m, -(-walk.tokens // walk.hold_tokens), rng, walk.step)
-        shapes = np.repeat(steps, walk.hold_tokens)[: walk.tokens]
+        shapes = np.repeat(steps, min(walk.hold_tokens, walk.tokens))[: walk.tokens]
         plan = Channel((ChannelState(),), granularity=walk.granularity, concealment=walk.concealment)
         if walk.faded:
             return fading_channel(shapes, walk.tokens, rng, sigma=walk.sigma, seed=walk.seed, plan=plan)

@@ -55,9 +55,13 @@ def plot_perplexity(found: Sequence[Collected], path: Path, caption: str = "") -
 
 
 def check_picture(path: Path) -> None:
-    """Raises ConfigError for a name that is no picture's: before anything is measured."""
+    """Raises ConfigError for a name that is no picture's, or where none can be: before anything is measured."""
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"--plot {path}: the name has to end with {' or '.join(SUFFIXES)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ConfigError(f"--plot {path}: {problem.strerror}") from problem
 
 
 def draw_against_split(axes: Axes, records: Sequence[QualityRecord]) -> None:

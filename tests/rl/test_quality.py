@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,8 @@ def test_a_mean_has_students_interval() -> None:
 def test_what_is_no_number_is_kept_and_not_averaged() -> None:
     kept = record(1, 0.1, 50.0, math.nan, 52.0, math.inf)
     assert (kept.not_finite, kept.ppl_mean) == (2, 51.0)
+    broken = replace(kept, runs=(1e308, 1e308, 51.0))
+    assert (broken.not_finite, broken.ppl_mean, broken.ppl_ci95) == (2, 51.0, None)
     assert kept.ppl_ci95 is not None
     assert math.isnan(record(1, 0.1, math.nan).ppl_mean)
     assert record(1, 0.1, math.nan, 50.0).ppl_ci95 is None

@@ -45,6 +45,7 @@ def test_a_channel_says_how_losses_are_met() -> None:
         Walk(tokens=0),
         Walk(tokens=1 << 20),
         Walk(tokens=10, hold_tokens=0),
+        Walk(tokens=10, hold_tokens=10**23),
         Walk(tokens=10, seed=-1),
         Walk(tokens=10, step=-1.0),
         Walk(tokens=10, step=float("nan")),

@@ -12,7 +12,7 @@ from agent.errors import ConfigError
 from edgectl.failures import ExitCode
 from edgectl.output import CommandFailure
 from edgectl.quality.collect import Collected
-from edgectl.quality.plot import plot_perplexity
+from edgectl.quality.plot import check_picture, plot_perplexity
 from tests.fakes.collected import collected, record
 
 LOSSES = collected(*(record(split, loss, 40.0, 41.0 + 99 * loss) for split in (1, 4) for loss in (0.0, 0.1, 0.3)))
@@ -64,3 +64,10 @@ def test_places_that_cannot_be_drawn_to(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(CommandFailure, match="matplotlib") as refused:
         plot_perplexity([LOSSES], tmp_path / "a.svg")
     assert refused.value.exit_code == ExitCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(("name", "problem"), [("a.gif", "has to end with"), ("file/a.svg", "File exists")])
+def test_where_no_picture_can_be_is_said_before_anything_is_measured(tmp_path: Path, name: str, problem: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=problem):
+        check_picture(tmp_path / name)
