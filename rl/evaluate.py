@@ -40,7 +40,7 @@ def by_scores(scores: Callable[[NDArray[Any]], NDArray[Any]]) -> Decide:
 
 
 def scaled(world: SplitWorld, seen: FloatArray) -> FloatArray:
-    """Observations as networks see them: -1 to 1 over the world's bounds, 0 where these are one."""
+    """Observations (n, features) as networks see them: -1 to 1 over the world's bounds, 0 where these are one."""
     low = np.tile(np.asarray(world.observed_low, np.float64), world.frames)
     high = np.tile(np.asarray(world.observed_high, np.float64), world.frames)
     wide = high > low

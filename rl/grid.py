@@ -25,8 +25,8 @@ class Grid:
             raise ValueError("an axis that does not ascend")
 
     def at(self, *places: ArrayLike) -> FloatArray:
-        """Interpolated values; the places, one per axis, are broadcast against each other. A place that
-        is no number gives none."""
+        """Interpolated values, of the shape that the places, one per axis, broadcast to. A place that is no number
+        gives none. Raises ValueError for another number of places than axes."""
         result = np.zeros(np.broadcast_shapes(*(np.shape(place) for place in places)))
         for index, weight in corners(self.axes, *places):
             # A corner without weight must not spread its NaN.
@@ -35,7 +35,10 @@ class Grid:
 
 
 def corners(axes: tuple[FloatArray, ...], *places: ArrayLike) -> list[tuple[tuple[IntArray, ...], FloatArray]]:
-    """The grid points around each place, 2 per axis that has so many, with their weights, which sum to 1."""
+    """The grid points around each place, 2 per axis that has so many: an index per axis, and weights, which sum to 1.
+
+    All are of the shape that the places broadcast to. Raises ValueError for another number of places than axes.
+    """
     if len(places) != len(axes):
         raise ValueError(f"{len(places)} coordinates for {len(axes)} axes")
     ends = [_ends(axis, np.asarray(place, np.float64)) for axis, place in zip(axes, places, strict=True)]

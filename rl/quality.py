@@ -187,7 +187,8 @@ class QualityTable:
         return Grid(tuple(np.array(axis, np.float64) for axis in axes), values)
 
     def ppl(self, loss: ArrayLike, split: ArrayLike, sigma: ArrayLike = 0.0) -> FloatArray:
-        """Perplexity, linear between points and constant beyond them; NaN next to a point without a number."""
+        """Perplexity, of the shape that the three broadcast to: linear between points, constant beyond them, and NaN
+        next to a point without a number."""
         return self._grid.at(loss, split, sigma)
 
     def gain(self, loss: FloatArray, split: FloatArray, sigma: FloatArray) -> FloatArray:

@@ -93,7 +93,8 @@ def by(controller: Controller) -> Decide:
 
 
 def action_towards(world: SplitWorld, place: IntArray, wanted: IntArray) -> IntArray:
-    """Indices of the moves that come nearest to the wanted places; of two, the one that the world lists first."""
+    """Indices (n,) of the moves that come nearest to the wanted places (n,); of two, the one that the world lists
+    first."""
     reached = np.stack([world.place_after(place, np.full(len(place), a)) for a in range(len(world.actions))])
     nearest: IntArray = np.argmin(np.abs(reached - wanted), axis=0)
     return nearest

@@ -88,14 +88,14 @@ class SplitWorld(ABC):
 
     @abstractmethod
     def measured(self, channel: FloatArray, place: IntArray) -> list[Observation]:
-        """What a coordinator sees, for controllers."""
+        """What a coordinator sees, for controllers: one per episode."""
 
     @abstractmethod
     def channel_of(self, observation: Observation) -> FloatArray | None:
         """The channel (dimensions,) that an observation tells of, as far as it does; None: it does not."""
 
     def place_after(self, place: IntArray, action: IntArray) -> IntArray:
-        """Places after actions, given by their indices."""
+        """Places (n,) after actions (n,), both given by their indices."""
         after: IntArray = np.clip(place + np.array(self.actions, np.int64)[action], 0, len(self.splits) - 1)
         return after
 
@@ -104,7 +104,7 @@ class SplitWorld(ABC):
         return self.start(self.draw_channel(rng, n), self.draw_place(rng, n), rng)
 
     def start(self, channel: FloatArray, place: IntArray, rng: np.random.Generator) -> FloatArray:
-        """Begin episodes where one says, for comparisons from common starts."""
+        """Begin episodes where one says, for comparisons from common starts: as `reset` otherwise."""
         self._episodes = Episodes(rng, channel, place)
         return self._look(self._episodes)
 

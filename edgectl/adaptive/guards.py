@@ -81,12 +81,12 @@ def handover(
 ) -> Handover:
     """Bytes of keys and values that so many layers of sessions at these positions have, and how long they take: at the
     rate of the last move over this link, which left room for tokens, else at the link's goodput."""
-    size = layers * sum(positions) * kv_bytes_per_token_layer
-    if not size:
+    size_bytes = layers * sum(positions) * kv_bytes_per_token_layer
+    if not size_bytes:
         return Handover(0, 0.0)
     goodput = None if view.is_lower_bound else view.goodput_bytes_per_s
     rate = moved_bytes_per_s or goodput
-    return Handover(size, (view.rtt_ms or 0.0) + 1e3 * size / rate if rate else None)
+    return Handover(size_bytes, (view.rtt_ms or 0.0) + 1e3 * size_bytes / rate if rate else None)
 
 
 def judge(proposal: Proposal, place: Place, limits: Limits) -> tuple[Guard | None, str]:

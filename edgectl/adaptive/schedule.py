@@ -26,7 +26,10 @@ class SplitSchedule:
         return self._entries[-1][1]
 
     def moved(self, position: int, split: int) -> None:
-        """From `position` on it leaves after `split` layers; what was said of later positions is void."""
+        """From `position` on it leaves after `split` layers; what was said of later positions is void.
+
+        Raises ValueError for a position below 0.
+        """
         if position < 0:
             raise ValueError(f"position {position} is before the first")
         while self._entries and self._entries[-1][0] >= position:
