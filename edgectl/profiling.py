@@ -140,7 +140,7 @@ class Profiling:
             # Another agent with the same key, or one that has not said Hello yet.
             effects = [Send(origin, displaced(device))] if record.is_present else []
         else:
-            record.heard = now
+            record.hear(now)
             record.apply(DeviceEvent.HEARD)
             effects = self._on_news(record, message, now)
         return [*effects, *self._proceed(now)]
