@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import msgspec
+import pytest
 
 from agent.effects import Outcome
+from agent.errors import FrameRefused
 from agent.micro_batch import MicroBatch
 from agent.place import ModelShape, place_of
 from agent.wire.addresses import StageAddress
 from agent.wire.codec import CodecId, Frame, FrameKind, RowRef, decode_answers
+from agent.wire.hop import Verdict
 from agent.wire.messages import Opening, Sampling
 from planner.channel import erasing
 from planner.types import LayerRange
@@ -57,6 +60,16 @@ def prefill(row: int, generation: int, position: int, tokens: int, step: int, *,
         answered=step - 1,
         held_us=10,
     )
+
+
+def test_a_sender_who_lies_of_answers_fills_no_queue() -> None:
+    """While a device is busy elsewhere: no more frames come in than may be in flight."""
+    one = micro_batch("b")
+    one.accept(prefill(0, 1, 0, 3, 0, opens=True), 0.0)
+    following = prefill(0, 1, 3, 3, 1)
+    with pytest.raises(FrameRefused, match="step 0 cannot be answered, it is still here"):
+        one.accept(msgspec.structs.replace(following, answered=0), 0.0)
+    assert one.accept(msgspec.structs.replace(following, answered=-1), 0.0) is Verdict.ACCEPT
 
 
 def decode(rows: tuple[RowRef, ...], step: int) -> Frame:

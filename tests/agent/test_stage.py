@@ -184,30 +184,6 @@ def test_a_chunk_longer_than_was_agreed_on_is_refused() -> None:
 # --- micro-batches ---
 
 
-def test_a_sender_who_lies_of_answers_fills_no_queue() -> None:
-    """Frames of a device that is busy elsewhere: no more come in than may be in flight."""
-    ring = three_stages(rows=1, chunk=4)
-    one = ring.members["b"].stage
-    for step_number in range(8):
-        frame = Frame(
-            FrameKind.PREFILL,
-            1,
-            1,
-            step_number,
-            (RowRef(0, 1, step_number),),
-            start_layer=2,
-            codec=CodecId.FP16,
-            shape=(1, 1, HIDDEN),
-            answered=step_number - 1,
-            payload=bytes(2 * HIDDEN),
-            openings=(Opening(0, 1, Sampling()),) if step_number == 0 else (),
-        )
-        effects = one.on_parts(b"x", "a", parts(frame), 0.0)
-        assert bool(effects) == (step_number > 0), step_number
-    _, refusal = reply_to(effects)
-    assert codec.decode_refusal(refusal.payload).detail == "b: step 6 cannot be answered, it is still here"
-
-
 def test_a_stage_without_a_model_says_so() -> None:
     empty = Stage("a", NOTHING_LOADED, TelemetryRecorder(), 0.0)
     (notice,) = empty.open_micro_batch(opening())
