@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.errors import ConfigError
+from agent.wire.link_clock import MAX_DELAY_MS
 from edgectl.adaptive_bench.bench import CONTROLLERS, STATIC, Comparison, Entrants, Run, Say, compare
 from edgectl.adaptive_bench.damage_replay import load_all_layers, load_receiver
 from edgectl.adaptive_bench.run import Trial, run_live
@@ -49,7 +50,7 @@ def fulfil(wish: Wish, directory: Path, say: Say, run: Run = run_live) -> Compar
 
     Raises ConfigError, AgentError, PlannerError, CommandFailure, ProcessFailed.
     """
-    _check_rate(wish.rate)
+    _check_radio(wish)
     located = locate_model(wish.model)
     model = describe_model(located)
     table = table_of(wish.quality, model)
@@ -104,13 +105,15 @@ def table_of(path: Path, model: ServedModel) -> QualityTable:
     return table
 
 
-def _check_rate(rate: str) -> None:
+def _check_radio(wish: Wish) -> None:
     """Raises ConfigError, before agents are started that would refuse it."""
+    if not 0.0 <= wish.latency_ms <= MAX_DELAY_MS:
+        raise ConfigError(f"--latency-ms {wish.latency_ms:g} is outside 0 to {MAX_DELAY_MS:g}")
     try:
-        if rate:
-            parse_rate(rate)
-    except ValueError as problem:
-        raise ConfigError(f"--rate {rate}: {problem}") from problem
+        if wish.rate:
+            parse_rate(wish.rate)
+    except (ValueError, OverflowError) as problem:
+        raise ConfigError(f"--rate {wish.rate}: {problem}") from problem
 
 
 def _weights(policy: Path | None, model: ServedModel) -> RewardWeights:

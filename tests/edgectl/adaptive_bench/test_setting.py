@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,9 +83,14 @@ def test_schedules_are_scored_where_no_table_is_measured(model: ServedModel) -> 
         text_end(MODEL_DIR, model, len(text) + 1, 64)
 
 
-def test_what_is_no_rate_is_refused_before_anything_is_loaded(quality: Path, tmp_path: Path) -> None:
-    wish = Wish(model=str(MODEL_DIR), quality=quality, channel=erasing(0.2), tokens=9, rate="fast")
-    with pytest.raises(ConfigError, match="--rate fast"):
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"rate": "fast"}, "--rate fast"), ({"latency_ms": 1e9}, "--latency-ms")]
+)
+def test_what_no_radio_is_like_is_refused_before_anything_is_loaded(
+    quality: Path, tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    wish = Wish(model=str(MODEL_DIR), quality=quality, channel=erasing(0.2), tokens=9, **changes)
+    with pytest.raises(ConfigError, match=named):
         fulfil(wish, tmp_path, pytest.fail)
 
 
