@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgectl.commands.model_options import BlockSize, Quantize
 from planner.channel import Concealment, Granularity
+
+if TYPE_CHECKING:
+    from edgectl.quality.collect import CollectSettings
+    from rl.quality import QualityTable
 
 DEFAULT_LOSSES = "0,0.02,0.06,0.1,0.14,0.18,0.22,0.3"
 DEFAULT_SIGMA = "5"
@@ -51,18 +55,12 @@ def collect(
     ] = None,
 ) -> None:
     """Measure the perplexities that rewards are made of; after an interruption the same command goes on."""
-    import os
-
-    from agent.errors import ConfigError
-    from edgectl.config import load_config
-    from edgectl.output import progress_bar, say
+    from edgectl.output import say
     from edgectl.planning import DEFAULT_BLOCK_SIZE
     from edgectl.quality.collect import CollectSettings
-    from edgectl.quality.collect import collect as measure
     from edgectl.quality.number_lists import numbers
     from edgectl.quality.perplexity import MeasuredText, default_splits, served_concealment
     from edgectl.quality.points import ChannelKind, ModelKind, Runs, grid
-    from rl.quality import BadQualityTable
 
     points = grid(
         default_splits(model) if splits is None else numbers("--splits", splits, int),
@@ -81,15 +79,29 @@ def collect(
         text=MeasuredText(path=text, tokens=tokens or None),
         runs=Runs(count=runs, seed=seed),
     )
+    table = _measured(settings, out, cluster)
+    if table.not_finite:
+        say(f"{table.not_finite} runs gave no number; they are kept and not averaged")
+    say(f"wrote {out}: {len(table.records)} points of {table.model}")
+
+
+def _measured(settings: CollectSettings, out: Path, cluster: Path | None) -> QualityTable:
+    """Measures what is not kept beside `out`, and writes the table there. Raises ConfigError."""
+    import os
+
+    from agent.errors import ConfigError
+    from edgectl.config import load_config
+    from edgectl.output import progress_bar
+    from edgectl.quality.collect import collect as measure
+    from rl.quality import BadQualityTable
+
     kept = out.with_name(out.name + RECORDS_SUFFIX)
     try:
-        with progress_bar(f"perplexity of {model}") as progress:
+        with progress_bar(f"perplexity of {settings.model}") as progress:
             table = measure(settings, kept, progress, None if cluster is None else load_config(cluster, os.environ))
         out.write_text(table.to_json(), encoding="utf-8")
     except BadQualityTable as problem:
         raise ConfigError(str(problem)) from problem
     except OSError as problem:
         raise ConfigError(f"--out {out}: {problem.strerror}") from problem
-    if table.not_finite:
-        say(f"{table.not_finite} runs gave no number; they are kept and not averaged")
-    say(f"wrote {out}: {len(table.records)} points of {table.model}")
+    return table
