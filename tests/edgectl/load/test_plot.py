@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.edgectl.test_load_report import NOW, ran, twelve
 
 from agent.errors import ConfigError
 from edgectl.load.plot import plot_load, steps_of
 from edgectl.load.report import document
 from edgectl.output import CommandFailure
+from tests.edgectl.load.test_report import NOW, ran, twelve
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0, 1e6))

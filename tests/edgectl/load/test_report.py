@@ -6,9 +6,6 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-from tests.edgectl.test_load_stages import rendered, two_devices
-from tests.edgectl.test_load_summary import session
-
 from agent.device.telemetry import TelemetryRecorder
 from edgectl.load.client import Offer
 from edgectl.load.generator import Lengths, Load
@@ -17,6 +14,8 @@ from edgectl.load.stages import totals_of
 from edgectl.load.summary import Objectives, Outcome
 from edgectl.load.target import View
 from planner.prediction import Prediction
+from tests.edgectl.load.test_stages import rendered, two_devices
+from tests.edgectl.load.test_summary import session
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 STATUS = {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tests.edgectl.test_load_report import NOW, measured, ran, twelve
-from tests.edgectl.test_load_summary import session
-
 from edgectl.load.report import NO_POWER, document
 from edgectl.load.target import View
 from edgectl.load.text import describe
+from tests.edgectl.load.test_report import NOW, measured, ran, twelve
+from tests.edgectl.load.test_summary import session
 
 
 def test_the_text_says_it_all() -> None:
