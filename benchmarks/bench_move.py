@@ -2,7 +2,7 @@
 
 Two agents as real processes, joined by an emulated link, run one or several sessions while the split is moved to and
 fro. Each session's tokens are compared with those of one process that is cut where the session was, and each gap
-with the median of its session. The issue asks for at most 3 medians + 50 ms.
+with the median of its session: at most 3 medians + 50 ms are to go by.
 
     python benchmarks/bench_move.py --out benchmarks/results/move.json
 """
