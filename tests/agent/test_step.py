@@ -175,6 +175,23 @@ def damaged(
     return np.stack([one.seen[position] for position in range(len(hidden))])
 
 
+def decode(states: NDArray[np.float32], rows: tuple[int, ...], positions: tuple[int, ...], channel: Channel) -> Job:
+    """A decode step of some rows, whose hidden states [n, 1, H] came in bf16 over a channel; `positions` is of all."""
+    return prefill(
+        kind=FrameKind.DECODE,
+        layers=LayerRange(2, 4),
+        rows=tuple(RowRef(row, 1, positions[row]) for row in rows),
+        positions=positions,
+        active=rows,
+        tokens=(),
+        payload=kernels.pack(states, "bf16").data,
+        codec=CodecId.BF16,
+        shape=states.shape,
+        outgoing=CodecId.FP32,
+        channel=channel,
+    )
+
+
 def test_losses_depend_on_neither_chunks_nor_batch_nor_codec() -> None:
     # Small integers: every codec but int8 carries them exactly.
     hidden = np.random.default_rng(1).integers(1, 9, (10, HIDDEN)).astype(np.float32)
@@ -187,20 +204,7 @@ def test_losses_depend_on_neither_chunks_nor_batch_nor_codec() -> None:
     # The same tokens as rows of one decode step, an idle slot between them, each at its own position.
     one, rows, positions = Recording(), (0, 1, 3), (4, 9, 0, 2)
     states = hidden[[4, 9, 2]][:, None]
-    job = prefill(
-        kind=FrameKind.DECODE,
-        layers=LayerRange(2, 4),
-        rows=tuple(RowRef(row, 1, positions[row]) for row in rows),
-        positions=positions,
-        active=rows,
-        tokens=(),
-        payload=kernels.pack(states, "bf16").data,
-        codec=CodecId.BF16,
-        shape=states.shape,
-        outgoing=CodecId.FP32,
-        channel=erasing(0.3, 7),
-    )
-    step.run(job, one, clock)
+    step.run(decode(states, rows, positions, erasing(0.3, 7)), one, clock)
     for position in (4, 9, 2):
         np.testing.assert_array_equal(one.seen[position], whole[position])
 
@@ -234,20 +238,7 @@ def test_every_row_has_its_own_token_before_and_its_codecs_packets() -> None:
     one = Recording()
     for turn, payload in enumerate(states):
         positions = tuple(3 + turn + 8 * row for row in range(4))
-        job = prefill(
-            kind=FrameKind.DECODE,
-            layers=LayerRange(2, 4),
-            rows=tuple(RowRef(row, 1, positions[row]) for row in rows),
-            positions=positions,
-            active=rows,
-            tokens=(),
-            payload=kernels.pack(payload, "bf16").data,
-            codec=CodecId.BF16,
-            shape=payload.shape,
-            outgoing=CodecId.FP32,
-            channel=channel,
-        )
-        step.run(job, one, clock, receiver)
+        step.run(decode(payload, rows, positions, channel), one, clock, receiver)
     for number, row in enumerate(rows):
         expected = states[1, number].copy()
         damage(expected, channel, 2, 4 + 8 * row, codec="bf16", before=states[0, number, 0])
