@@ -17,18 +17,16 @@ from typing import Union
 
 from agent.wire.measure_messages import DeviceMeasured, LinkMeasured, MeasureProgress
 from agent.wire.messages import (
-    CoordinatorAlive,
     Failed,
     FromAgent,
     FromSource,
     Hello,
     LoadProgress,
     Rejected,
-    Welcome,
     WorkerHello,
     WorkerRestarted,
 )
-from edgectl.admission import displaced, refusal
+from edgectl.admission import displaced, greet
 from edgectl.devices import DeviceEvent, DeviceRecord, DeviceTable
 from edgectl.effects import Notice, Send
 from edgectl.measurements import Settings, Task, may_begin, objection, tasks_for
@@ -174,22 +172,17 @@ class Profiling:
     # --- messages ---
 
     def _on_first(self, origin: bytes, record: DeviceRecord, first: Hello | WorkerHello, now: float) -> list[Effect]:
-        refused = refusal(record.name, first, self.version)
-        if refused is not None:
-            record.problem = refused.detail
-            return [Send(origin, refused), Notice("error", f"{record.name} was refused: {refused.detail}")]
-        if isinstance(first, WorkerHello):
-            return [Send(origin, CoordinatorAlive())]
-        welcome = Send(origin, Welcome(first.protocol, self.version, self._table.peers_of(record.name)))
-        if record.is_present and record.is_same_worker(first.worker):
-            self._table.reconnected(origin, first, record.name, now)
-            return [welcome]
-        lost = self._lose(record.name, f"{record.name} started again")
-        if record.hello is None:
+        is_first_time = record.hello is None
+        greeting = greet(self._table, origin, record, first, version=self.version, now=now)
+        if greeting.refused:
+            record.problem = greeting.refused
+        if not greeting.is_anew:
+            return [*greeting.effects]
+        if is_first_time:
             # Not for one that starts again and again: the others would wait for ever.
             self._arrived_s = now
-        self._table.hello(origin, first, record.name, now)
-        return [welcome, *lost, Notice("info", f"{record.name} connected")]
+        lost = self._lose(record.name, f"{record.name} started again")
+        return [*greeting.effects, *lost, Notice("info", f"{record.name} connected")]
 
     def _on_news(self, record: DeviceRecord, message: Inbound, now: float) -> list[Effect]:
         running = self._running.get(record.name)

@@ -20,7 +20,6 @@ from typing import Union
 from agent.wire.measure_messages import MAX_MEASURE_S, MAX_QUALITY_CHANNELS, MeasureProgress, MeasureQuality
 from agent.wire.measure_messages import QualityMeasured as Answer
 from agent.wire.messages import (
-    CoordinatorAlive,
     Failed,
     FromAgent,
     FromSource,
@@ -28,11 +27,10 @@ from agent.wire.messages import (
     LoadProgress,
     Rejected,
     Unload,
-    Welcome,
     WorkerHello,
     WorkerRestarted,
 )
-from edgectl.admission import displaced, refusal
+from edgectl.admission import displaced, greet
 from edgectl.devices import DeviceEvent, DeviceRecord, DeviceTable
 from edgectl.effects import Notice, Send
 from edgectl.quality.file import Measurement
@@ -170,22 +168,17 @@ class QualitySpread:
     # --- messages ---
 
     def _on_first(self, origin: bytes, record: DeviceRecord, first: Hello | WorkerHello, now: float) -> list[Effect]:
-        refused = refusal(record.name, first, self.version)
-        if refused is not None:
-            self.problems[record.name] = refused.detail
-            return [Send(origin, refused), Notice("error", f"{record.name} was refused: {refused.detail}")]
-        if isinstance(first, WorkerHello):
-            return [Send(origin, CoordinatorAlive())]
-        welcome = Send(origin, Welcome(first.protocol, self.version, self._table.peers_of(record.name)))
-        if record.is_present and record.is_same_worker(first.worker):
-            self._table.reconnected(origin, first, record.name, now)
-            return [welcome]
-        lost = self._fail(record.name, "started again")
-        if record.hello is None:
+        is_first_time = record.hello is None
+        greeting = greet(self._table, origin, record, first, version=self.version, now=now)
+        if greeting.refused:
+            self.problems[record.name] = greeting.refused
+        if not greeting.is_anew:
+            return [*greeting.effects]
+        if is_first_time:
             # Not for one that starts again and again: the others would wait for ever.
             self._arrived_s = now
-        self._table.hello(origin, first, record.name, now)
-        return [welcome, *lost, Notice("info", f"{record.name} connected")]
+        lost = self._fail(record.name, "started again")
+        return [*greeting.effects, *lost, Notice("info", f"{record.name} connected")]
 
     def _on_news(self, record: DeviceRecord, message: Inbound, now: float) -> list[Effect]:
         working = self._working.get(record.name)
